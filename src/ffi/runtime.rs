@@ -1,0 +1,183 @@
+//! Starting, stopping and describing a runtime.
+
+use super::boundary::{
+    Sized32, guard_int, init_struct, non_null, read_struct, runtime_from_handle, runtime_id,
+    write_struct,
+};
+use super::time::swn_version;
+use crate::options::Given;
+use crate::runtime;
+use crate::stack::GuardMode;
+use std::ffi::c_int;
+use std::ptr;
+
+/// A runtime. Owned: released with swn_runtime_stop and swn_runtime_destroy. A checked handle, never dereferenced: a stale
+/// one gives SWN_ESTALE_HANDLE.
+pub struct swn_runtime_t {
+    _opaque: [u8; 0],
+}
+
+/// Carriers are put on CPUs if they fill the allowed ones, no CPU quota is set and this is the only runtime.
+pub const SWN_AFFINITY_AUTO: u32 = 0;
+/// Carriers are left to the operating system.
+pub const SWN_AFFINITY_NONE: u32 = 1;
+/// Each carrier is put on a CPU of its own, round robin.
+pub const SWN_AFFINITY_PIN: u32 = 2;
+
+/// The best I/O back end there is.
+pub const SWN_DRIVER_AUTO: u32 = 0;
+/// Readiness: epoll(7).
+pub const SWN_DRIVER_READINESS: u32 = 1;
+
+/// Guard pages by MADV_GUARD_INSTALL (Linux 6.13): no mapping of their own.
+pub const SWN_GUARD_INSTALL: u32 = 1;
+/// Guard pages by mprotect(2): one mapping each, as far as vm.max_map_count allows.
+pub const SWN_GUARD_MPROTECT: u32 = 2;
+/// Some stacks have no guard.
+pub const SWN_GUARD_NONE: u32 = 3;
+
+/// A vthread gives up its core only in calls of this library.
+pub const SWN_PREEMPT_COOPERATIVE: u32 = 0;
+
+/// How a runtime is started. Fill it with swn_runtime_options_init, then change what you want; a zero field is the default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct swn_runtime_options_t {
+    /// Set by swn_runtime_options_init.
+    pub size: usize,
+    /// Number of cores, each with one carrier thread; 0: as many as the process may use. At most 1,024.
+    pub cores: u32,
+    /// SWN_AFFINITY_*.
+    pub affinity: u32,
+    /// Time after which a vthread should let others run, 100 us to 10 s; 0: 10 ms.
+    pub slice_ns: u64,
+    /// Default stack, at most 1 MiB, rounded up to 16, 64, 256 or 1,024 KiB; 0: 256 KiB.
+    pub stack_bytes: usize,
+    /// First chunk of a vthread's arena, 4 KiB to 1 GiB; 0: 1 MiB.
+    pub arena_bytes: usize,
+    /// SWN_DRIVER_*.
+    pub driver: u32,
+    /// Most OS threads for calls that block (files, name look-up, swn_offload), up to 1,024; 0: 64. Started on demand.
+    pub offload_threads: u32,
+}
+
+// SAFETY: repr(C), begins with size, all fields are plain integers.
+unsafe impl Sized32 for swn_runtime_options_t {
+    const OLDEST: usize = size_of::<swn_runtime_options_t>();
+}
+
+/// What a runtime runs with.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct swn_features_t {
+    /// As given by the caller.
+    pub size: usize,
+    /// As swn_version.
+    pub version: u32,
+    /// Number of cores.
+    pub cores: u32,
+    /// SWN_DRIVER_READINESS.
+    pub driver: u32,
+    /// SWN_GUARD_*: the weakest in use.
+    pub guard_mode: u32,
+    /// SWN_AFFINITY_NONE or SWN_AFFINITY_PIN, as in force.
+    pub affinity: u32,
+    /// SWN_PREEMPT_COOPERATIVE.
+    pub preemption: u32,
+}
+
+// SAFETY: repr(C), begins with size, all fields are plain integers.
+unsafe impl Sized32 for swn_features_t {
+    const OLDEST: usize = size_of::<swn_features_t>();
+}
+
+/// Fills o with defaults. size: sizeof *o. 0; -EINVAL if o is NULL; SWN_EVERSION for an impossible size. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn swn_runtime_options_init(
+    o: *mut swn_runtime_options_t,
+    size: usize,
+) -> c_int {
+    // SAFETY: the host says that o has size bytes.
+    guard_int(|| unsafe { init_struct(o, size) }.map(|()| 0))
+}
+
+/// Starts a runtime and stores its handle in *out. o: options, borrowed for the call; NULL: defaults. Errors: -EINVAL,
+/// -ERANGE (a value out of its range), SWN_EVERSION, -EAGAIN (255 runtimes, or no more threads), -ENOMEM, -EMFILE. Starts
+/// one thread per core; they block all signals but faults, so signal handlers run on the host's threads. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn swn_runtime_start(
+    o: *const swn_runtime_options_t,
+    out: *mut *mut swn_runtime_t,
+) -> c_int {
+    guard_int(|| {
+        let out = non_null(out)?;
+        // SAFETY: the host's struct begins with its size.
+        let o = unsafe { read_struct(o)? };
+        let id = runtime::start(Given {
+            cores: o.cores,
+            affinity: o.affinity,
+            slice_ns: o.slice_ns,
+            stack_bytes: o.stack_bytes,
+            arena_bytes: o.arena_bytes,
+            driver: o.driver,
+            offload_threads: o.offload_threads,
+        })?;
+        // SAFETY: not null; the host's to write.
+        unsafe { out.write(id.to_bits() as *mut swn_runtime_t) };
+        Ok(0)
+    })
+}
+
+/// Stops a runtime: vthreads may end by themselves for half of the time; then every wait of theirs returns -ECANCELED, and
+/// so does every later one. Spawning from outside gives SWN_ESTOPPED from the start, from inside in the second half.
+/// 0: all have ended, and no thread, descriptor or mapping of the runtime is left (handles of vthreads are stale). -ETIMEDOUT:
+/// some are still there (swn_vthread_foreach tells which); the runtime stays valid and swn_runtime_stop may be called again.
+/// -EDEADLK: called from a vthread of this runtime. SWN_EFORKED. Blocks the calling OS thread; any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn swn_runtime_stop(rt: *mut swn_runtime_t, deadline_ns: u64) -> c_int {
+    guard_int(|| runtime::stop(runtime_id(rt)?, deadline_ns).map(|()| 0))
+}
+
+/// Releases the handle of a stopped runtime. -EBUSY until swn_runtime_stop has returned 0. In a child of fork(2):
+/// SWN_EFORKED; what was inherited is given up. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn swn_runtime_destroy(rt: *mut swn_runtime_t) -> c_int {
+    guard_int(|| runtime::destroy(runtime_id(rt)?).map(|()| 0))
+}
+
+/// The runtime of the calling vthread, borrowed until the vthread ends; NULL outside of one. Any thread; never parks.
+#[unsafe(no_mangle)]
+pub extern "C" fn swn_runtime_current() -> *mut swn_runtime_t {
+    runtime::current().map_or(ptr::null_mut(), |r| r.id().to_bits() as *mut swn_runtime_t)
+}
+
+/// What rt runs with; rt NULL: the calling vthread's runtime. size: sizeof *out. Any thread; never parks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn swn_runtime_features(
+    rt: *mut swn_runtime_t,
+    out: *mut swn_features_t,
+    size: usize,
+) -> c_int {
+    guard_int(|| {
+        let f = runtime_from_handle(rt)?.with(|shared| Ok(runtime::features(shared)))?;
+        let value = swn_features_t {
+            size,
+            version: swn_version(),
+            cores: f.cores as u32,
+            driver: SWN_DRIVER_READINESS,
+            guard_mode: match f.guards {
+                GuardMode::Install => SWN_GUARD_INSTALL,
+                GuardMode::Mprotect => SWN_GUARD_MPROTECT,
+                GuardMode::None => SWN_GUARD_NONE,
+            },
+            affinity: if f.pinned {
+                SWN_AFFINITY_PIN
+            } else {
+                SWN_AFFINITY_NONE
+            },
+            preemption: SWN_PREEMPT_COOPERATIVE,
+        };
+        // SAFETY: the host says that out has size bytes.
+        unsafe { write_struct(out, size, &value) }.map(|()| 0)
+    })
+}

@@ -1,0 +1,18 @@
+//! Row 7: assembles the parts into a runtime: start, stop, the registry of handles, what statistics are read from.
+
+#![allow(unsafe_code)]
+
+mod registry;
+mod snapshot;
+mod start;
+
+pub(crate) use registry::{RuntimeId, RuntimeRef, current, with_vthread};
+pub(crate) use snapshot::{
+    VthreadInfo, core_snapshot, describe, for_each_vthread, runtime_snapshot,
+};
+pub(crate) use start::{Features, destroy, features, start, stop};
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub(crate) fn now_ns() -> u64 {
+    crate::primitive::clock::now_ns()
+}

@@ -1,0 +1,190 @@
+//! Starting and stopping.
+
+use super::registry::{self, Runtime, RuntimeId};
+use crate::error::{Error, Result};
+use crate::offload::OffloadPool;
+use crate::options::{Affinity, Given, Options};
+use crate::primitive::clock;
+use crate::scheduler::core::Core;
+use crate::scheduler::shared::Shared;
+use crate::scheduler::{carrier, current, shutdown};
+use crate::stack::{GuardMode, StackCache};
+use crate::topology::Topology;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Starts a runtime.
+pub(crate) fn start(given: Given) -> Result<RuntimeId> {
+    let topology = Topology::read();
+    let options = Options::check(given, topology.usable())?;
+    let reserved = registry::reserve()?;
+    match build(options, &topology, reserved.index, reserved.generation) {
+        Ok(runtime) => Ok(reserved.publish(runtime)),
+        Err(e) => {
+            reserved.abandon();
+            Err(e)
+        }
+    }
+}
+
+fn build(
+    options: Options,
+    topology: &Topology,
+    index: u8,
+    generation: u32,
+) -> Result<Box<Runtime>> {
+    let cores = options.cores;
+    let pinned = match options.affinity {
+        Affinity::None => false,
+        Affinity::Pin => true,
+        Affinity::Auto => topology.is_filled_by(cores) && registry::running() == 0,
+    };
+    let (offload_threads, class) = (options.offload_threads, options.stack);
+    let (shared, queues) = Shared::new(options, index, generation)?;
+    shared.pinned.store(pinned, Ordering::Relaxed);
+    shared
+        .reactor
+        .attach(Arc::new(OffloadPool::new(offload_threads)));
+    let mut first = StackCache::new(&shared.stacks);
+    *shared
+        .emergency
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner) = Some(
+        first
+            .take(&shared.stacks, class)
+            .map_err(|_| Error::NOMEM)?,
+    );
+    first.trim(&shared.stacks, 0);
+    let runtime = Box::new(Runtime {
+        shared,
+        threads: Mutex::new(Vec::with_capacity(cores)),
+        stopping: Mutex::new(()),
+        started_ns: clock::now_ns(),
+    });
+    for (core, queue) in queues.into_iter().enumerate() {
+        let core = Box::new(Core::new(core, &runtime.shared, queue));
+        match spawn_carrier(&runtime.shared, core) {
+            Ok(thread) => runtime
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(thread),
+            Err(e) => {
+                take_down(&runtime);
+                return Err(e);
+            }
+        }
+    }
+    Ok(runtime)
+}
+
+/// A shared reference that crosses to a carrier.
+struct Carried(*const Shared);
+
+// SAFETY: `Shared` is Sync, and outlives its carriers: they are joined before it is dropped.
+unsafe impl Send for Carried {}
+
+fn spawn_carrier(shared: &Shared, core: Box<Core>) -> Result<JoinHandle<()>> {
+    let carried = Carried(std::ptr::from_ref(shared));
+    let name = format!("swn-{}", core.index);
+    // Carriers run scheduler code and no host code on their own stack.
+    let builder = std::thread::Builder::new()
+        .name(name)
+        .stack_size(128 * 1024);
+    let thread = builder.spawn(move || {
+        let carried = carried;
+        // SAFETY: see `Carried`.
+        carrier::run(unsafe { &*carried.0 }, core);
+    });
+    thread.map_err(Error::from)
+}
+
+/// Lets the carriers leave and joins them.
+fn take_down(runtime: &Runtime) {
+    let shared = &runtime.shared;
+    shared.exiting.store(true, Ordering::SeqCst);
+    for core in 0..shared.cores() {
+        shared.wake_core(core);
+    }
+    let threads = std::mem::take(
+        &mut *runtime
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner),
+    );
+    for thread in threads {
+        let _ = thread.join();
+    }
+    if let Some(pool) = shared
+        .reactor
+        .companion()
+        .and_then(|c| c.downcast::<OffloadPool>().ok())
+    {
+        pool.stop();
+    }
+    if let Some(stack) = shared
+        .emergency
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+    {
+        let mut cache = StackCache::new(&shared.stacks);
+        cache.put(&shared.stacks, stack);
+        cache.trim(&shared.stacks, 0);
+    }
+}
+
+/// Stops a runtime. When this returns OK nothing of it is left but its handle.
+pub(crate) fn stop(id: RuntimeId, deadline_ns: u64) -> Result<()> {
+    if current::shared().is_some_and(|s| s.index == id.index) {
+        return Err(Error::DEADLK);
+    }
+    {
+        let used = match id.enter() {
+            // Stopped already.
+            Err(Error::STOPPED) => return Ok(()),
+            used => used?,
+        };
+        if used.shared.is_forked() {
+            return Err(Error::FORKED);
+        }
+        let _one = used.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        shutdown::stop(&used.shared, deadline_ns)?;
+        take_down(&used);
+    }
+    match registry::take(id) {
+        Ok(runtime) => {
+            drop(runtime);
+            Ok(())
+        }
+        // Another stop took it down at the same time.
+        Err(Error::STOPPED) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Forgets a stopped runtime: its handle is stale afterwards. BUSY if it has not been stopped.
+pub(crate) fn destroy(id: RuntimeId) -> Result<()> {
+    if let Ok(used) = id.enter()
+        && used.shared.is_forked()
+    {
+        return Err(Error::FORKED);
+    }
+    registry::free(id)
+}
+
+/// What this runtime runs with.
+pub(crate) struct Features {
+    pub(crate) cores: usize,
+    pub(crate) pinned: bool,
+    pub(crate) guards: GuardMode,
+}
+
+pub(crate) fn features(shared: &Shared) -> Features {
+    Features {
+        cores: shared.cores(),
+        pinned: shared.pinned.load(Ordering::Relaxed),
+        guards: shared.stacks.guard_mode(),
+    }
+}

@@ -1,0 +1,168 @@
+//! Waiting: of the calling vthread, which parks, or of a plain OS thread, which blocks. Every primitive and every I/O call
+//! waits through this file.
+
+use super::current;
+use super::shared::{Shared, StopPhase};
+use crate::error::{Error, Result};
+use crate::primitive::clock::{self, FOREVER};
+use crate::timer::{TimerKey, TimerNode};
+use crate::vthread::context::{Mount, Parting};
+use crate::vthread::record::RecordRef;
+use crate::wait::{Claimed, Outcome, Reason, Target, ThreadWaiter};
+use std::pin::pin;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+/// Set in a record's reason while its wait must not be cancelled.
+pub(crate) const UNCANCELABLE: u8 = 0x80;
+
+/// What arming a wait came to.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Armed {
+    /// The target has been handed to whoever will claim it.
+    Waiting,
+    /// What is waited for has happened: nobody has the target.
+    Skip,
+}
+
+/// Whether the caller is a vthread.
+#[inline]
+pub(crate) fn in_vthread() -> bool {
+    current::mount().is_some()
+}
+
+/// Waits. `arm` gets the target of this wait and hands it on; then the caller parks (or blocks) until the target is
+/// claimed, or claims it itself when `deadline_ns` passes.
+///
+/// `Ok(None)`: `arm` said Skip. `Err(CANCELED)`: the runtime cancels waits, and `arm` was not called.
+///
+/// After any outcome but `Woken` the caller must take its node out of wherever `arm` put it.
+#[inline(always)]
+pub(crate) fn wait(
+    reason: Reason,
+    deadline_ns: u64,
+    arm: impl FnOnce(Target) -> Armed,
+) -> Result<Option<Outcome>> {
+    match current::inside() {
+        Some((mount, shared)) => {
+            if shared.stop_phase() == StopPhase::Canceling {
+                return Err(Error::CANCELED);
+            }
+            wait_vthread(shared, mount, reason as u8, deadline_ns, arm)
+        }
+        None => Ok(wait_thread(deadline_ns, arm)),
+    }
+}
+
+/// As [`wait`], without a deadline, and neither stopping nor cancelling ends it: for what borrows the caller's memory until
+/// it is done.
+pub(crate) fn wait_uncancelable(
+    reason: Reason,
+    arm: impl FnOnce(Target) -> Armed,
+) -> Result<Option<Outcome>> {
+    match current::inside() {
+        Some((mount, shared)) => {
+            wait_vthread(shared, mount, reason as u8 | UNCANCELABLE, FOREVER, arm)
+        }
+        None => Ok(wait_thread(FOREVER, arm)),
+    }
+}
+
+#[inline(always)]
+fn wait_vthread(
+    shared: &Shared,
+    mount: NonNull<Mount>,
+    reason: u8,
+    deadline_ns: u64,
+    arm: impl FnOnce(Target) -> Armed,
+) -> Result<Option<Outcome>> {
+    if shared.is_forked() {
+        return Err(Error::FORKED);
+    }
+    // SAFETY: the caller's own mount.
+    let record = unsafe { mount.as_ref() }.record;
+    let vthread = record.get();
+    vthread.seen.reason.store(reason, Ordering::Relaxed);
+    let seq = vthread.state.open_wait();
+    if arm(record.target(seq)) == Armed::Skip {
+        // Nobody has the target, but a canceller may have found the open wait by itself; it is over either way.
+        let _ = record.claim(seq, Outcome::Woken);
+        return Ok(None);
+    }
+    if deadline_ns == FOREVER {
+        park(record, mount);
+    } else {
+        park_until(shared, record, mount, seq, deadline_ns);
+    }
+    Ok(Some(vthread.state.outcome()))
+}
+
+#[inline(always)]
+fn park(record: RecordRef, mount: NonNull<Mount>) {
+    if !record.get().state.is_claimed() {
+        current::switch_away(mount, Parting::Park);
+    }
+}
+
+/// Parks with a timer. The node is on this stack, so this function returns only when it is out of the wheel.
+#[inline(never)]
+fn park_until(
+    shared: &Shared,
+    record: RecordRef,
+    mount: NonNull<Mount>,
+    seq: u64,
+    deadline_ns: u64,
+) {
+    if deadline_ns <= clock::now_ns() {
+        if let Claimed::Lost = record.claim(seq, Outcome::TimedOut) {
+            park(record, mount);
+        }
+        return;
+    }
+    let Some(core) = current::with_core(|core| core.index) else {
+        return park(record, mount);
+    };
+    let wheel = &shared.remotes[core].wheel;
+    let node = pin!(TimerNode::new(TimerKey {
+        address: record.as_ptr() as u64,
+        sequence: seq
+    }));
+    let node = NonNull::from(&*node);
+    // SAFETY: the node stays where it is until `cancel` below has returned. This core is awake, so nobody sleeps past the
+    // new deadline.
+    let _ = unsafe { wheel.arm(node, deadline_ns) };
+    park(record, mount);
+    // SAFETY: armed above, in this wheel.
+    let _ = unsafe { wheel.cancel(node) };
+}
+
+#[cold]
+fn wait_thread(deadline_ns: u64, arm: impl FnOnce(Target) -> Armed) -> Option<Outcome> {
+    let waiter = ThreadWaiter::new();
+    if arm(waiter.target()) == Armed::Skip {
+        return None;
+    }
+    Some(waiter.block(deadline_ns, clock::now_ns))
+}
+
+/// Sleeps until `deadline_ns`; OK when it has passed.
+pub(crate) fn sleep_until(deadline_ns: u64) -> Result<()> {
+    match wait(Reason::Timer, deadline_ns, |_| Armed::Waiting)? {
+        Some(Outcome::Canceled) => Err(Error::CANCELED),
+        _ => Ok(()),
+    }
+}
+
+/// Gives up the turn of the calling vthread.
+#[inline(always)]
+pub(crate) fn yield_now() -> Result<()> {
+    let Some((mount, shared)) = current::inside() else {
+        return Err(Error::NOT_VTHREAD);
+    };
+    if shared.is_forked() {
+        return Err(Error::FORKED);
+    }
+    current::switch_away(mount, Parting::Yield);
+    Ok(())
+}
