@@ -183,7 +183,7 @@ typedef struct swn_runtime_options_t {
    */
   uint32_t affinity;
   /**
-   * Time after which a vthread should let others run, 100 us to 10 s; 0: 10 ms.
+   * Time after which a vthread should let others run, 100 us to 10 s; 0: 10 ms. Kept for the runtime; not yet acted on.
    */
   uint64_t slice_ns;
   /**
@@ -236,6 +236,10 @@ typedef struct swn_features_t {
    * SWN_PREEMPT_COOPERATIVE.
    */
   uint32_t preemption;
+  /**
+   * The slice, as chosen at the start.
+   */
+  uint64_t slice_ns;
 } swn_features_t;
 
 /**
@@ -359,7 +363,7 @@ int swn_spawn_options_init(swn_spawn_options_t *o, size_t size);
 int swn_spawn(swn_runtime_t *rt, swn_vthread_fn fn, void *arg, const swn_spawn_options_t *o, swn_vthread_t *out);
 
 /**
- * Spawns n vthreads fn(args[i]) in one call (args NULL: NULL for each) and stores their handles in out[i]; out NULL:
+ * Spawns n vthreads fn(`args[i]`) in one call (args NULL: NULL for each) and stores their handles in `out[i]`; out NULL:
  * detached. Returns how many were spawned, fewer than n only when memory ran out; an error, as of swn_spawn, if none
  * were. Any thread; waking; never parks.
  */

@@ -17,10 +17,8 @@ macro_rules! codes {
 }
 
 codes! {
-    PERM = -libc::EPERM, "The operation is not permitted.";
     NOENT = -libc::ENOENT, "No such thing.";
     INTR = -libc::EINTR, "Interrupted by a signal handler.";
-    IO = -libc::EIO, "Input or output error.";
     BADF = -libc::EBADF, "Not an open descriptor, or one out of range.";
     AGAIN = -libc::EAGAIN, "Not now: the call would have to wait.";
     NOMEM = -libc::ENOMEM, "Out of memory.";

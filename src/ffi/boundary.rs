@@ -6,9 +6,28 @@ use crate::runtime::{self, RuntimeId, RuntimeRef};
 use std::ffi::{CStr, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// The host's errno, kept as it was while a call is inside: nothing is returned through errno. The address is asked for
+/// anew at the end, since a vthread may leave the call on another OS thread.
+struct KeepErrno(c_int);
+
+impl KeepErrno {
+    fn now() -> KeepErrno {
+        // SAFETY: the address of this thread's errno.
+        KeepErrno(unsafe { *libc::__errno_location() })
+    }
+}
+
+impl Drop for KeepErrno {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { *libc::__errno_location() = self.0 };
+    }
+}
+
 /// Runs a call and returns its count or negative status. A panic, which would be a defect of the library, becomes
 /// SWN_EPANICKED instead of leaving through C frames.
 pub(crate) fn guard(f: impl FnOnce() -> Result<i64>) -> i64 {
+    let _errno = KeepErrno::now();
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(value)) => value,
         Ok(Err(e)) => i64::from(e.status()),
@@ -18,6 +37,7 @@ pub(crate) fn guard(f: impl FnOnce() -> Result<i64>) -> i64 {
 
 /// As [`guard`] for functions that return int.
 pub(crate) fn guard_int(f: impl FnOnce() -> Result<c_int>) -> c_int {
+    let _errno = KeepErrno::now();
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(value)) => value,
         Ok(Err(e)) => e.status(),

@@ -110,6 +110,8 @@ pub unsafe extern "C" fn swn_http_server_create(
         // SAFETY: passed on from the caller.
         let options = convert_options(unsafe { read_options(o) }?)?;
         let runtime = runtime_from_handle(rt)?;
+        // Whether the handle is still good; later uses check again.
+        runtime.with(|_| Ok(()))?;
         let handle = register(Arc::new(Server::new(runtime, options)));
         // SAFETY: not NULL, and writable as the caller promises.
         unsafe { out.write(handle) };

@@ -5,6 +5,8 @@
 #![allow(non_camel_case_types)]
 // The text is for C readers: what a caller must hold to is said in their words, function by function.
 #![allow(clippy::missing_safety_doc)]
+// Constants that only hosts use.
+#![allow(dead_code)]
 
 mod boundary;
 

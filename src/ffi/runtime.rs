@@ -49,7 +49,7 @@ pub struct swn_runtime_options_t {
     pub cores: u32,
     /// SWN_AFFINITY_*.
     pub affinity: u32,
-    /// Time after which a vthread should let others run, 100 us to 10 s; 0: 10 ms.
+    /// Time after which a vthread should let others run, 100 us to 10 s; 0: 10 ms. Kept for the runtime; not yet acted on.
     pub slice_ns: u64,
     /// Default stack, at most 1 MiB, rounded up to 16, 64, 256 or 1,024 KiB; 0: 256 KiB.
     pub stack_bytes: usize,
@@ -84,6 +84,8 @@ pub struct swn_features_t {
     pub affinity: u32,
     /// SWN_PREEMPT_COOPERATIVE.
     pub preemption: u32,
+    /// The slice, as chosen at the start.
+    pub slice_ns: u64,
 }
 
 // SAFETY: repr(C), begins with size, all fields are plain integers.
@@ -176,6 +178,7 @@ pub unsafe extern "C" fn swn_runtime_features(
                 SWN_AFFINITY_NONE
             },
             preemption: SWN_PREEMPT_COOPERATIVE,
+            slice_ns: f.slice_ns,
         };
         // SAFETY: the host says that out has size bytes.
         unsafe { write_struct(out, size, &value) }.map(|()| 0)

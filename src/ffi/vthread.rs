@@ -162,6 +162,14 @@ pub unsafe extern "C" fn swn_spawn(
     })
 }
 
+fn keep_result(result: *mut *mut c_void, value: *mut c_void) -> c_int {
+    if !result.is_null() {
+        // SAFETY: the host's to write.
+        unsafe { result.write(value) };
+    }
+    0
+}
+
 fn keep_handle(out: *mut swn_vthread_t, handle: swn_vthread_t) -> c_int {
     if !out.is_null() {
         // SAFETY: the host's to write.
@@ -170,7 +178,7 @@ fn keep_handle(out: *mut swn_vthread_t, handle: swn_vthread_t) -> c_int {
     0
 }
 
-/// Spawns n vthreads fn(args[i]) in one call (args NULL: NULL for each) and stores their handles in out[i]; out NULL:
+/// Spawns n vthreads fn(`args[i]`) in one call (args NULL: NULL for each) and stores their handles in `out[i]`; out NULL:
 /// detached. Returns how many were spawned, fewer than n only when memory ran out; an error, as of swn_spawn, if none
 /// were. Any thread; waking; never parks.
 #[unsafe(no_mangle)]
@@ -187,12 +195,11 @@ pub unsafe extern "C" fn swn_spawn_batch(
         runtime_from_handle(rt)?.with(|shared| {
             let spec = spec(shared, entry, o, out.is_null())?;
             let arg = |i: usize| {
-                // SAFETY: the host says that args, unless NULL, has n elements.
                 if args.is_null() {
-                    ptr::null_mut()
-                } else {
-                    unsafe { args.add(i).read() }
+                    return ptr::null_mut();
                 }
+                // SAFETY: the host says that args, unless NULL, has n elements.
+                unsafe { args.add(i).read() }
             };
             let keep = |i: usize, handle: u64| {
                 if !out.is_null() {
@@ -218,13 +225,7 @@ pub unsafe extern "C" fn swn_join(
     match runtime::with_vthread(vt, |shared, handle| {
         spawn::join(shared, handle, deadline_ns)
     }) {
-        Ok(value) => {
-            if !result.is_null() {
-                // SAFETY: the host's to write.
-                unsafe { result.write(value) };
-            }
-            0
-        }
+        Ok(value) => keep_result(result, value),
         Err(e) => e.status(),
     }
 }

@@ -182,7 +182,7 @@ impl Server {
         }
         if waited {
             // For another thread that stops the same server.
-            self.ended.release(1);
+            let _ = self.ended.release(1);
         }
         Ok(())
     }
@@ -216,9 +216,9 @@ impl Server {
             // The accepting vthread holds the socket as well. This ends its wait with EINVAL and frees the port.
             let _ = stream::shutdown_read(listener.fd);
             // One permit each for a pause and for a full server.
-            self.pause.release(1);
+            let _ = self.pause.release(1);
             if let Some(room) = &self.room {
-                room.release(1);
+                let _ = room.release(1);
             }
         }
     }
@@ -275,7 +275,7 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         if self.0.live.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_draining() {
-            self.0.ended.release(1);
+            let _ = self.0.ended.release(1);
         }
     }
 }
@@ -286,7 +286,7 @@ struct Seat(Arc<Server>);
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(room) = &self.0.room {
-            room.release(1);
+            let _ = room.release(1);
         }
     }
 }

@@ -99,57 +99,58 @@ fn large_transfers_arrive_whole_though_each_call_is_short() {
     }
 }
 
-#[test]
-fn a_peer_that_is_gone_is_an_error_and_no_signal() {
-    let broken = Err(Error::from_errno(libc::EPIPE));
-    // The test harness ignores SIGPIPE, as every Rust program does: ask for the default, which ends the process.
-    // SAFETY: a valid disposition.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    let [reader, writer] = pipe::pipe().unwrap();
-    stream::close(reader).unwrap();
-    assert_eq!(stream::write(writer, b"x", limit()), broken);
-    let (client, server) = tcp_pair();
-    stream::shutdown_write(client).unwrap();
-    assert_eq!(stream::write(client, b"x", limit()), broken);
-    assert_eq!(stream::send(client, b"x", limit()), broken);
-    assert_eq!(
-        stream::send_vectored_all(client, &[b"x"], limit()),
-        broken.map(|_| ())
-    );
-    for fd in [writer, client, server] {
-        stream::close(fd).unwrap();
-    }
+/// Runs `f` on a thread that blocks `signal`, so that one which is raised stays to be seen; with it `f` gets the question
+/// whether one is pending.
+fn with_blocked(signal: i32, f: impl FnOnce(&dyn Fn() -> bool) + Send) {
+    thread::scope(|scope| {
+        let blocked = move || {
+            // SAFETY: valid sets.
+            unsafe {
+                let mut set = std::mem::zeroed();
+                libc::sigemptyset(&mut set);
+                libc::sigaddset(&mut set, signal);
+                libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            }
+            // SAFETY: a valid set.
+            f(&|| unsafe {
+                let mut set = std::mem::zeroed();
+                libc::sigpending(&mut set);
+                libc::sigismember(&set, signal) == 1
+            });
+        };
+        scope.spawn(blocked).join().unwrap();
+    });
+}
+
+fn raise(signal: i32) {
+    // SAFETY: to the calling thread, which blocks it.
+    unsafe { libc::pthread_kill(libc::pthread_self(), signal) };
 }
 
 #[test]
-fn a_sigpipe_that_the_host_has_pending_stays_pending() {
-    thread::spawn(|| {
+fn a_peer_that_is_gone_is_an_error_and_no_signal() {
+    let broken = Error::from_errno(libc::EPIPE);
+    with_blocked(libc::SIGPIPE, |pending| {
         let [reader, writer] = pipe::pipe().unwrap();
         stream::close(reader).unwrap();
-        // SAFETY: valid sets; the signal is blocked and so stays pending in this thread, which ends with it.
-        let pending = || unsafe {
-            let mut set = std::mem::zeroed();
-            libc::sigpending(&mut set);
-            libc::sigismember(&set, libc::SIGPIPE) == 1
-        };
-        // SAFETY: as above.
-        unsafe {
-            let mut set = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            libc::sigaddset(&mut set, libc::SIGPIPE);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        }
-        let write = || stream::write(writer, b"x", limit());
-        assert_eq!(write(), Err(Error::from_errno(libc::EPIPE)));
+        assert_eq!(stream::write(writer, b"x", limit()), Err(broken));
+        let (client, server) = tcp_pair();
+        stream::shutdown_write(client).unwrap();
+        assert_eq!(stream::write(client, b"x", limit()), Err(broken));
+        assert_eq!(stream::send(client, b"x", limit()), Err(broken));
+        assert_eq!(
+            stream::send_vectored_all(client, &[b"x"], limit()),
+            Err(broken)
+        );
         assert!(!pending());
-        // SAFETY: to the calling thread.
-        unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGPIPE) };
-        assert_eq!(write(), Err(Error::from_errno(libc::EPIPE)));
+        // The host's own stays.
+        raise(libc::SIGPIPE);
+        assert_eq!(stream::write(writer, b"x", limit()), Err(broken));
         assert!(pending());
-        stream::close(writer).unwrap();
-    })
-    .join()
-    .unwrap();
+        for fd in [writer, client, server] {
+            stream::close(fd).unwrap();
+        }
+    });
 }
 
 #[test]
@@ -293,23 +294,14 @@ fn files_are_read_and_written_at_offsets() {
 
 #[test]
 fn a_blocked_signal_is_waited_for() {
-    thread::spawn(|| {
+    with_blocked(libc::SIGUSR2, |pending| {
         let mask = 1u64 << (libc::SIGUSR2 - 1);
-        // SAFETY: valid sets; the signal goes to this thread, where it is blocked.
-        unsafe {
-            let mut set = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            libc::sigaddset(&mut set, libc::SIGUSR2);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        }
         assert_eq!(signal::wait(mask, soon()), Err(Error::TIMEDOUT));
-        // SAFETY: to the calling thread.
-        unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR2) };
+        raise(libc::SIGUSR2);
         assert_eq!(signal::wait(mask, limit()), Ok(libc::SIGUSR2));
+        assert!(!pending());
         assert_eq!(signal::wait(0, limit()), Err(Error::INVAL));
-    })
-    .join()
-    .unwrap();
+    });
 }
 
 #[test]

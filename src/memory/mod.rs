@@ -5,4 +5,4 @@
 
 mod arena;
 
-pub use arena::{Arena, ArenaCounts, ArenaPool};
+pub use arena::{Arena, ArenaPool};

@@ -188,15 +188,21 @@ impl OffloadPool {
         // SAFETY: valid by the caller's promise.
         let header = unsafe { job.as_ref() };
         let mut refused = None;
-        let waited = block::wait(Reason::Offload, deadline_ns, |target| {
-            match self.enqueue(header, target) {
+        let waited = block::wait_anywhere(
+            Reason::Offload,
+            deadline_ns,
+            |target| match self.enqueue(header, target) {
                 Ok(()) => Armed::Waiting,
                 Err(e) => {
                     refused = Some(e);
                     Armed::Skip
                 }
-            }
-        });
+            },
+            || {
+                let _state = self.shared.lock();
+                header.waiter.clear_target();
+            },
+        );
         let error = match (refused, waited) {
             (Some(e), _) | (None, Err(e)) => return Ended::Withdrawn(e),
             (None, Ok(Some(Outcome::Woken) | None)) => return Ended::Done,

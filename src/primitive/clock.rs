@@ -57,7 +57,7 @@ impl TickRate {
     }
 
     /// The ticks in `ns` nanoseconds.
-    pub(crate) fn from_ns(self, ns: u64) -> u64 {
+    pub(crate) fn ticks_in(self, ns: u64) -> u64 {
         ((u128::from(ns) << 32) / u128::from(self.scale)).min(u128::from(u64::MAX)) as u64
     }
 }
@@ -154,6 +154,6 @@ mod tests {
         }
         let (ticks, ns) = (rate.to_ns(rate.now() - t0), now_ns() - n0);
         assert!(ticks.abs_diff(ns) < ns / 50, "{ticks} against {ns}");
-        assert!(rate.to_ns(rate.from_ns(1_000_000)).abs_diff(1_000_000) < 1000);
+        assert!(rate.to_ns(rate.ticks_in(1_000_000)).abs_diff(1_000_000) < 1000);
     }
 }

@@ -14,10 +14,12 @@ pub(crate) mod word_lock;
 
 pub(crate) mod atomic {
     #[cfg(loom)]
-    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, fence};
+    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
     pub(crate) use std::sync::atomic::Ordering;
+    #[cfg(all(not(loom), not(all(target_arch = "x86_64", not(miri)))))]
+    pub(crate) use std::sync::atomic::fence;
     #[cfg(not(loom))]
-    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, fence};
+    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
 }
 
 pub(crate) mod sync {

@@ -184,6 +184,7 @@ impl Direction {
             while wakes.len() < wakes.capacity() {
                 // SAFETY: the lock is held; linked waiters are valid (`link`), and are not touched after their claim.
                 let claimed = match unsafe { self.waiters.pop_front() } {
+                    // SAFETY: unlinked just now, and its owner stays until it has seen the claim.
                     Some(waiter) => unsafe { waiter.as_ref().claim(outcome) },
                     None => break,
                 };
@@ -403,6 +404,8 @@ mod loom_models {
                     generation.store(1, Ordering::Release);
                     model.direction.reset(&mut wakes);
                     wakes.into_iter().for_each(Wake::run);
+                    // The next use of the number finds nothing to read.
+                    model.direction.exhaust(model.direction.read());
                 })
             };
             let waiter = Waiter::new();

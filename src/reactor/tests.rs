@@ -468,6 +468,9 @@ fn what_the_fake_completes_is_what_the_caller_gets() {
         assert_eq!(waiting.join().unwrap(), Ok(7));
     });
     assert_eq!(read(&fake, 6, &mut [0; 8], 0), Err(Error::TIMEDOUT));
-    fake.complete(6, Err(Error::IO));
-    assert_eq!(read(&fake, 6, &mut [0; 8], 0), Err(Error::IO));
+    fake.complete(6, Err(Error::from_errno(libc::EIO)));
+    assert_eq!(
+        read(&fake, 6, &mut [0; 8], 0),
+        Err(Error::from_errno(libc::EIO))
+    );
 }

@@ -10,7 +10,7 @@ pub(crate) use registry::{RuntimeId, RuntimeRef, current, with_vthread};
 pub(crate) use snapshot::{
     VthreadInfo, core_snapshot, describe, for_each_vthread, runtime_snapshot,
 };
-pub(crate) use start::{Features, destroy, features, start, stop};
+pub(crate) use start::{destroy, features, start, stop};
 
 /// CLOCK_MONOTONIC in nanoseconds.
 pub(crate) fn now_ns() -> u64 {

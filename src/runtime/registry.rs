@@ -133,12 +133,15 @@ fn use_place(place: &'static Place) -> Result<Used> {
 }
 
 impl RuntimeId {
-    /// The runtime of this handle; STOPPED if it has been stopped.
+    /// The runtime of this handle; STOPPED if it has been stopped, FORKED if it was inherited.
     pub(crate) fn enter(self) -> Result<Used> {
         let place = self.place()?;
         let used = use_place(place)?;
         if place.serial.load(Ordering::Acquire) != self.serial {
             return Err(Error::STALE_HANDLE);
+        }
+        if used.shared.is_forked() {
+            return Err(Error::FORKED);
         }
         Ok(used)
     }
@@ -292,11 +295,7 @@ impl RuntimeRef {
         {
             return f(shared);
         }
-        let used = self.0.enter()?;
-        if used.shared.is_forked() {
-            return Err(Error::FORKED);
-        }
-        f(&used.shared)
+        f(&self.0.enter()?.shared)
     }
 
     /// Spawns a detached vthread that runs `f`; drops `f` where that fails. `stack_bytes` 0 is the default.

@@ -146,9 +146,6 @@ pub(crate) fn stop(id: RuntimeId, deadline_ns: u64) -> Result<()> {
             Err(Error::STOPPED) => return Ok(()),
             used => used?,
         };
-        if used.shared.is_forked() {
-            return Err(Error::FORKED);
-        }
         let _one = used.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         shutdown::stop(&used.shared, deadline_ns)?;
         take_down(&used);
@@ -166,18 +163,17 @@ pub(crate) fn stop(id: RuntimeId, deadline_ns: u64) -> Result<()> {
 
 /// Forgets a stopped runtime: its handle is stale afterwards. BUSY if it has not been stopped.
 pub(crate) fn destroy(id: RuntimeId) -> Result<()> {
-    if let Ok(used) = id.enter()
-        && used.shared.is_forked()
-    {
-        return Err(Error::FORKED);
+    match id.enter() {
+        Err(Error::FORKED) => Err(Error::FORKED),
+        _ => registry::free(id),
     }
-    registry::free(id)
 }
 
 /// What this runtime runs with.
 pub(crate) struct Features {
     pub(crate) cores: usize,
     pub(crate) pinned: bool,
+    pub(crate) slice_ns: u64,
     pub(crate) guards: GuardMode,
 }
 
@@ -185,6 +181,7 @@ pub(crate) fn features(shared: &Shared) -> Features {
     Features {
         cores: shared.cores(),
         pinned: shared.pinned.load(Ordering::Relaxed),
+        slice_ns: shared.options.slice_ns,
         guards: shared.stacks.guard_mode(),
     }
 }

@@ -32,41 +32,58 @@ pub(crate) fn in_vthread() -> bool {
     current::mount().is_some()
 }
 
-/// Waits. `arm` gets the target of this wait and hands it on; then the caller parks (or blocks) until the target is
+/// Waits, in a vthread: `arm` gets the target of this wait and hands it on; then the caller parks until the target is
 /// claimed, or claims it itself when `deadline_ns` passes.
 ///
-/// `Ok(None)`: `arm` said Skip. `Err(CANCELED)`: the runtime cancels waits, and `arm` was not called.
+/// `Ok(None)`: `arm` said Skip. `Err(CANCELED)`: the runtime cancels waits, and `arm` was not called. `Err(NOT_VTHREAD)`:
+/// the caller is not one.
 ///
-/// After any outcome but `Woken` the caller must take its node out of wherever `arm` put it.
+/// After any outcome but `Woken` the caller must take its node out of wherever `arm` put it; a claim that comes before that
+/// finds the record, which is never anything else, and loses.
 #[inline(always)]
 pub(crate) fn wait(
     reason: Reason,
     deadline_ns: u64,
     arm: impl FnOnce(Target) -> Armed,
 ) -> Result<Option<Outcome>> {
-    match current::inside() {
-        Some((mount, shared)) => {
-            if shared.stop_phase() == StopPhase::Canceling {
-                return Err(Error::CANCELED);
-            }
-            wait_vthread(shared, mount, reason as u8, deadline_ns, arm)
-        }
-        None => Ok(wait_thread(deadline_ns, arm)),
+    let Some((mount, shared)) = current::inside() else {
+        return Err(Error::NOT_VTHREAD);
+    };
+    if shared.stop_phase() == StopPhase::Canceling {
+        return Err(Error::CANCELED);
     }
+    wait_vthread(shared, mount, reason as u8, deadline_ns, arm)
 }
 
-/// As [`wait`], without a deadline, and neither stopping nor cancelling ends it: for what borrows the caller's memory until
+/// As [`wait`], and in a plain OS thread it blocks. `disarm` is called after any outcome but `Woken`, and takes the node
+/// out: here the target is memory of this function, which must not end while someone may still claim it.
+#[inline(always)]
+pub(crate) fn wait_anywhere(
+    reason: Reason,
+    deadline_ns: u64,
+    arm: impl FnOnce(Target) -> Armed,
+    disarm: impl FnOnce(),
+) -> Result<Option<Outcome>> {
+    if !in_vthread() {
+        return Ok(wait_thread(deadline_ns, arm, disarm));
+    }
+    let outcome = wait(reason, deadline_ns, arm)?;
+    if !matches!(outcome, None | Some(Outcome::Woken)) {
+        disarm();
+    }
+    Ok(outcome)
+}
+
+/// As [`wait_anywhere`], without a deadline, and neither stopping nor cancelling ends it: for what borrows the caller's memory until
 /// it is done.
 pub(crate) fn wait_uncancelable(
     reason: Reason,
     arm: impl FnOnce(Target) -> Armed,
 ) -> Result<Option<Outcome>> {
-    match current::inside() {
-        Some((mount, shared)) => {
-            wait_vthread(shared, mount, reason as u8 | UNCANCELABLE, FOREVER, arm)
-        }
-        None => Ok(wait_thread(FOREVER, arm)),
-    }
+    let Some((mount, shared)) = current::inside() else {
+        return Ok(wait_thread(FOREVER, arm, || {}));
+    };
+    wait_vthread(shared, mount, reason as u8 | UNCANCELABLE, FOREVER, arm)
 }
 
 #[inline(always)]
@@ -138,17 +155,26 @@ fn park_until(
 }
 
 #[cold]
-fn wait_thread(deadline_ns: u64, arm: impl FnOnce(Target) -> Armed) -> Option<Outcome> {
+fn wait_thread(
+    deadline_ns: u64,
+    arm: impl FnOnce(Target) -> Armed,
+    disarm: impl FnOnce(),
+) -> Option<Outcome> {
     let waiter = ThreadWaiter::new();
     if arm(waiter.target()) == Armed::Skip {
         return None;
     }
-    Some(waiter.block(deadline_ns, clock::now_ns))
+    let outcome = waiter.block(deadline_ns, clock::now_ns);
+    if outcome != Outcome::Woken {
+        // Until the node is out of its queue, someone may still try to claim this waiter.
+        disarm();
+    }
+    Some(outcome)
 }
 
 /// Sleeps until `deadline_ns`; OK when it has passed.
 pub(crate) fn sleep_until(deadline_ns: u64) -> Result<()> {
-    match wait(Reason::Timer, deadline_ns, |_| Armed::Waiting)? {
+    match wait_anywhere(Reason::Timer, deadline_ns, |_| Armed::Waiting, || {})? {
         Some(Outcome::Canceled) => Err(Error::CANCELED),
         _ => Ok(()),
     }

@@ -74,6 +74,7 @@ fn prepare_thread(shared: &Shared, core: usize) {
 }
 
 /// The carrier's core. It has one whenever it is not running a vthread.
+#[allow(clippy::mut_from_ref)]
 #[inline(always)]
 fn core_of(carrier: &Carrier) -> &mut Core {
     // SAFETY: the carrier holds the core (`Carrier::core`), and the reference is dropped before anything is mounted or

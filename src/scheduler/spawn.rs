@@ -215,37 +215,38 @@ pub(crate) fn join(shared: &Shared, handle: Handle, deadline_ns: u64) -> Result<
     // The common case in a batch: it has ended.
     // SAFETY: without a target the waiter is not hung in.
     match unsafe { join::join(record, handle, &waiter, None) } {
-        Ok(Joining::Ended) => return Ok(reap(shared, record)?),
+        Ok(Joining::Ended) => return reap(shared, record),
         Ok(Joining::Waiting) | Err(Error::TIMEDOUT) => {}
         Err(e) => return Err(e),
     }
     let mut failed = None;
-    let outcome = block::wait(Reason::Join, deadline_ns, |target| {
-        // SAFETY: the waiter is on this stack; it is withdrawn below unless the wait ends with Woken.
-        match unsafe { join::join(record, handle, &waiter, Some(target)) } {
-            Ok(Joining::Waiting) => Armed::Waiting,
-            Ok(Joining::Ended) => Armed::Skip,
-            Err(e) => {
-                failed = Some(e);
-                Armed::Skip
+    let mut ended = false;
+    let outcome = block::wait_anywhere(
+        Reason::Join,
+        deadline_ns,
+        |target| {
+            // SAFETY: the waiter is on this stack; it is withdrawn unless the wait ends with Woken.
+            match unsafe { join::join(record, handle, &waiter, Some(target)) } {
+                Ok(Joining::Waiting) => Armed::Waiting,
+                Ok(Joining::Ended) => Armed::Skip,
+                Err(e) => {
+                    failed = Some(e);
+                    Armed::Skip
+                }
             }
-        }
-    })?;
+        },
+        || ended = join::withdraw(record),
+    )?;
     if let Some(e) = failed {
         return Err(e);
     }
     match outcome {
         None => {}
         Some(Outcome::Woken) => join::settle(record),
-        Some(other) => {
-            if !join::withdraw(record) {
-                return Err(if other == Outcome::TimedOut {
-                    Error::TIMEDOUT
-                } else {
-                    Error::CANCELED
-                });
-            }
-        }
+        // It had ended all the same.
+        Some(_) if ended => {}
+        Some(Outcome::TimedOut) => return Err(Error::TIMEDOUT),
+        Some(Outcome::Canceled) => return Err(Error::CANCELED),
     }
     reap(shared, record)
 }

@@ -62,6 +62,7 @@ impl Stack {
         unsafe { NonNull::new_unchecked(limit) }
     }
 
+    #[cfg(test)]
     /// The lowest address of the guard. A fault from here up to `limit` is an overflow of this
     /// stack.
     pub fn guard_limit(self) -> NonNull<u8> {

@@ -42,8 +42,7 @@ pub use cache::StackCache;
 pub use class::StackClass;
 pub use guard::GuardMode;
 pub use handle::Stack;
-pub use pool::{StackCounts, StackPool};
-pub use valgrind::running_on_valgrind;
+pub use pool::StackPool;
 
 /// Why no stack could be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

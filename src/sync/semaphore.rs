@@ -122,24 +122,21 @@ impl Semaphore {
     #[inline(always)]
     pub(crate) fn acquire_slow(&self, deadline_ns: u64) -> Result<()> {
         let waiter = pin!(Waiter::new());
-        let outcome = block::wait(Reason::Lock, deadline_ns, |target| {
-            // SAFETY: the waiter is on this stack and withdrawn below.
-            unsafe { self.acquire_or_queue(&waiter, target) }
-        })?;
+        let outcome = block::wait_anywhere(
+            Reason::Lock,
+            deadline_ns,
+            // SAFETY: the waiter is on this stack, and withdrawn unless the wait ends with Woken.
+            |target| unsafe { self.acquire_or_queue(&waiter, target) },
+            || self.withdraw(&waiter),
+        )?;
         match outcome {
             None => Ok(()),
             Some(Outcome::Woken) => {
                 self.settle();
                 Ok(())
             }
-            Some(other) => {
-                self.withdraw(&waiter);
-                Err(if other == Outcome::TimedOut {
-                    Error::TIMEDOUT
-                } else {
-                    Error::CANCELED
-                })
-            }
+            Some(Outcome::TimedOut) => Err(Error::TIMEDOUT),
+            Some(Outcome::Canceled) => Err(Error::CANCELED),
         }
     }
 

@@ -18,4 +18,5 @@ mod tests;
 
 pub use node::{TimerKey, TimerNode};
 pub use shared::SharedWheel;
-pub use wheel::{TICK_NS, Wheel};
+#[cfg(test)]
+pub(crate) use wheel::{TICK_NS, Wheel};

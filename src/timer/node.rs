@@ -47,6 +47,7 @@ impl TimerNode {
         self.key.get()
     }
 
+    #[cfg(test)]
     /// Sets what the next fire hands out. Only while the node is in no wheel.
     pub fn set_key(&self, key: TimerKey) {
         debug_assert_eq!(self.slot.get(), UNLINKED, "the node is armed");

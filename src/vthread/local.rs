@@ -116,9 +116,7 @@ impl Locals {
 
     /// Takes the next value whose destructor is to run in this round, from index `from` on.
     fn next(&mut self, from: usize) -> Option<(usize, Destructor, *mut c_void)> {
-        for index in from..self.values.len() {
-            let v = &mut self.values[index];
-            let key = &TABLE[index];
+        for (index, (v, key)) in self.values.iter_mut().zip(&TABLE).enumerate().skip(from) {
             if v.value.is_null() || v.serial != key.serial.load(Ordering::Acquire) {
                 continue;
             }

@@ -25,11 +25,10 @@ pub(crate) use queue::{WaitQueue, Waiter, WakeBatch};
 pub(crate) use target::{Claimed, Outcome, Target, TargetVtable, Wake};
 pub(crate) use thread::ThreadWaiter;
 
-/// Why a vthread waits, as its context tells (`SWN_REASON_*`).
+/// Why a vthread waits, as its context tells (`SWN_REASON_*`); 0 stands for none yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Reason {
-    None = 0,
     Io = 1,
     Timer = 2,
     Lock = 3,

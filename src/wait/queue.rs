@@ -30,6 +30,11 @@ impl Waiter {
         self.target.set(Some(target));
     }
 
+    /// Nobody waits by this node any more: a claim loses. Under the lock that claims are made under.
+    pub(crate) fn clear_target(&self) {
+        self.target.set(None);
+    }
+
     /// Whether the node is in a queue; under the queue's lock.
     pub(crate) fn is_linked(&self) -> bool {
         self.linked.get()

@@ -19,7 +19,7 @@ static void *one_file(void *arg) {
   CHECK_EQ(swn_pread(fd, buf, sizeof buf, 100, soon()), 0);
   CHECK_OK(swn_fsync(fd, soon()));
   CHECK_OK(swn_file_close(fd, soon()));
-  CHECK_EQ(swn_pread(fd, buf, 1, 0, soon()), -EBADF);
+  if (arg == NULL) CHECK_EQ(swn_pread(fd, buf, 1, 0, soon()), -EBADF); /* alone: nobody takes the number */
   CHECK_OK(unlink(own));
   return arg;
 }
