@@ -393,7 +393,8 @@ int swn_detach(swn_vthread_t vt);
 swn_vthread_t swn_self(void);
 
 /**
- * Lets the other runnable vthreads of this core go first. SWN_ENOTVTHREAD outside a vthread. May park.
+ * Gives up the turn: the vthreads of this core that are ready to go on run first, and new ones get their share of turns.
+ * SWN_ENOTVTHREAD outside a vthread. May park.
  */
 int swn_yield(void);
 
@@ -819,7 +820,7 @@ typedef struct swn_stats_t {
    */
   uint64_t uptime_ns;
   /**
-   * Cores of the runtime.
+   * Cores of the runtime (of a core: 1).
    */
   uint32_t cores;
   /**
@@ -891,7 +892,7 @@ typedef struct swn_stats_t {
    */
   uint64_t budget_yields;
   /**
-   * Times a core woke up.
+   * Times a core woke up from sleep.
    */
   uint64_t wakeups;
   /**
@@ -919,7 +920,7 @@ typedef struct swn_stats_t {
    */
   uint64_t cpu_time_us;
   /**
-   * Stacks in use. Not per core, like all that follow but `injected`.
+   * Stacks in use. Not per core, like the next five and `queue_depth`.
    */
   uint64_t stacks_live;
   /**
@@ -1051,9 +1052,11 @@ int swn_vthread_context(swn_vthread_t vt, swn_vthread_context_t *out, size_t siz
 
 /**
  * Calls fn(arg, context) for every vthread of rt; returns for how many. Those that come or go meanwhile may or may not be
- * among them. Stops nobody. rt NULL: the calling vthread's runtime. Any thread; fn should not wait.
+ * among them. Stops nobody. rt NULL: the calling vthread's runtime. Any thread; fn should not wait, and must not stop the runtime.
  */
-int64_t swn_vthread_foreach(swn_runtime_t *rt, swn_vthread_visit_fn fn, void *arg);
+int64_t swn_vthread_foreach(swn_runtime_t *rt,
+                            swn_vthread_visit_fn fn,
+                            void *arg);
 
 /* ---- http -------------------------------------------------------------------------------------- */
 
@@ -1124,7 +1127,8 @@ typedef struct swn_str_t {
 } swn_str_t;
 
 /**
- * Fills o with defaults. size: sizeof *o. 0; -EINVAL if o is NULL or size is none. Any thread; never parks.
+ * Fills o with defaults. size: sizeof *o. 0; -EINVAL if o is NULL; SWN_EVERSION for an
+ * impossible size. Any thread; never parks.
  *
  * `o` is NULL or points to `size` writable bytes.
  */

@@ -69,18 +69,24 @@ const DEFAULT_HEADER_BYTES: usize = 16 << 10;
 const DEFAULT_BODY_BYTES: usize = 1 << 20;
 const DEFAULT_IDLE_NS: u64 = 60_000_000_000;
 const DEFAULT_REQUEST_NS: u64 = 30_000_000_000;
+/// The largest stack there is.
+const MAX_STACK_BYTES: usize = 1 << 20;
 /// One listening socket for all cores; true: one per core. Kept to measure both.
 const LISTENER_PER_CORE: bool = false;
 
-/// Fills o with defaults. size: sizeof *o. 0; -EINVAL if o is NULL or size is none. Any thread; never parks.
+/// Fills o with defaults. size: sizeof *o. 0; -EINVAL if o is NULL; SWN_EVERSION for an
+/// impossible size. Any thread; never parks.
 ///
 /// # Safety
 /// `o` is NULL or points to `size` writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn swn_http_options_init(o: *mut swn_http_options_t, size: usize) -> c_int {
     guard_int(|| {
-        if o.is_null() || !STRUCT_SIZES.contains(&size) {
+        if o.is_null() {
             return Err(Error::INVAL);
+        }
+        if !STRUCT_SIZES.contains(&size) {
+            return Err(Error::VERSION);
         }
         // All of it, also what only a newer host knows: its tail must be zero to be accepted.
         // SAFETY: the caller promises `size` writable bytes, and a `size_t` fits.
@@ -480,6 +486,9 @@ fn convert_options(o: swn_http_options_t) -> Result<Options, Error> {
         && o.reserved == 0;
     if !is_valid {
         return Err(Error::INVAL);
+    }
+    if o.stack_bytes > MAX_STACK_BYTES {
+        return Err(Error::RANGE);
     }
     let or = |value: usize, default: usize| if value == 0 { default } else { value };
     let or_ns = |value: u64, default: u64| if value == 0 { default } else { value };

@@ -184,8 +184,7 @@ pub unsafe extern "C" fn swn_sem_acquire_then(
                 bound: false,
                 detached: true,
             };
-            let deferred = spawn::defer(shared, &spec, op.cast(), Reason::Lock)?;
-            let (record, seq) = (deferred.record, deferred.seq);
+            let record = spawn::defer(shared, &spec, op.cast(), Reason::Lock)?;
             // SAFETY: host storage of this size and alignment, ours until the completion starts.
             let waiter = unsafe {
                 op.write(Completion {
@@ -197,11 +196,17 @@ pub unsafe extern "C" fn swn_sem_acquire_then(
                 });
                 &(*op).waiter
             };
+            // The wait is opened last: from then on stopping may cancel it, and the completion run; and under the lock, so
+            // that the completion's `withdraw` finds the waiter linked.
+            let open = || record.target(record.get().state.open_wait());
             // SAFETY: the storage stays put; `complete` withdraws it unless the wait ended with a permit.
-            if unsafe { semaphore.acquire_or_queue(waiter, record.target(seq)) } == Armed::Skip
-                && let Claimed::Wake(wake) = record.claim(seq, Outcome::Woken)
-            {
-                wake.run();
+            if unsafe { semaphore.acquire_or_queue(waiter, open) } == Armed::Skip {
+                let seq = record.get().state.open_wait();
+                match record.claim(seq, Outcome::Woken) {
+                    Claimed::Wake(wake) => wake.run(),
+                    // Cancelled in between: the permit goes to another.
+                    Claimed::Done | Claimed::Lost => semaphore.release(1)?,
+                }
             }
             Ok(0)
         })

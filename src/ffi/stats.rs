@@ -31,7 +31,7 @@ pub struct swn_stats_t {
     pub size: usize,
     /// Time since the start.
     pub uptime_ns: u64,
-    /// Cores of the runtime.
+    /// Cores of the runtime (of a core: 1).
     pub cores: u32,
     /// Of these, asleep.
     pub cores_parked: u32,
@@ -67,7 +67,7 @@ pub struct swn_stats_t {
     pub preempted: u64,
     /// Turns taken away at a runtime call; 0 in this version.
     pub budget_yields: u64,
-    /// Times a core woke up.
+    /// Times a core woke up from sleep.
     pub wakeups: u64,
     /// Times a core went to sleep.
     pub parks: u64,
@@ -81,7 +81,7 @@ pub struct swn_stats_t {
     pub timers_armed: u64,
     /// CPU time spent in vthreads, in microseconds.
     pub cpu_time_us: u64,
-    /// Stacks in use. Not per core, like all that follow but `injected`.
+    /// Stacks in use. Not per core, like the next five and `queue_depth`.
     pub stacks_live: u64,
     /// Most stacks in use at a time.
     pub stacks_live_max: u64,
@@ -362,7 +362,7 @@ pub type swn_vthread_visit_fn = Option<
 >;
 
 /// Calls fn(arg, context) for every vthread of rt; returns for how many. Those that come or go meanwhile may or may not be
-/// among them. Stops nobody. rt NULL: the calling vthread's runtime. Any thread; fn should not wait.
+/// among them. Stops nobody. rt NULL: the calling vthread's runtime. Any thread; fn should not wait, and must not stop the runtime.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn swn_vthread_foreach(
     rt: *mut swn_runtime_t,

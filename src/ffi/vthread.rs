@@ -246,7 +246,8 @@ pub extern "C" fn swn_self() -> swn_vthread_t {
     }
 }
 
-/// Lets the other runnable vthreads of this core go first. SWN_ENOTVTHREAD outside a vthread. May park.
+/// Gives up the turn: the vthreads of this core that are ready to go on run first, and new ones get their share of turns.
+/// SWN_ENOTVTHREAD outside a vthread. May park.
 #[unsafe(no_mangle)]
 pub extern "C" fn swn_yield() -> c_int {
     match block::yield_now() {

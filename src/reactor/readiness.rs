@@ -197,9 +197,10 @@ impl Shared {
             Ok(()) => Ok(state),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 // Another descriptor than the one we knew, under its number. Whoever waits for the old one is cancelled.
-                self.cores[driver].sources.fetch_sub(1, Ordering::Relaxed);
                 let kind = sys::kind(fd)?;
                 let was_blocking = !sys::set_nonblocking(fd, true)?;
+                // After what can fail: then the state still names the driver, and a later attempt comes here again.
+                self.cores[driver].sources.fetch_sub(1, Ordering::Relaxed);
                 let state = state.next().prepared(kind, was_blocking);
                 entry.set_state(state);
                 let mut wakes = Vec::new();
@@ -346,8 +347,8 @@ impl Inside {
         let Some(timeout_ns) = timeout_ns else {
             return self.poll_for(None);
         };
-        if timeout_ns == 0 {
-            return self.poll_for(Some(0));
+        if timeout_ns.is_multiple_of(MILLISECOND) {
+            return self.poll_for(Some(timeout_ns / MILLISECOND));
         }
         // mio counts in milliseconds and rounds up: it gets the whole ones, and ppoll(2) the rest.
         let end = now_ns().saturating_add(timeout_ns);

@@ -90,6 +90,12 @@ impl RuntimeId {
         })
     }
 
+    /// Whether this is the handle of `shared`, the runtime of the calling vthread.
+    pub(crate) fn is_current(self, shared: &Shared) -> bool {
+        let place = &PLACES[usize::from(self.index)];
+        shared.index == self.index && place.serial.load(Ordering::Relaxed) == self.serial
+    }
+
     fn place(self) -> Result<&'static Place> {
         let place = &PLACES[usize::from(self.index)];
         if place.serial.load(Ordering::Acquire) != self.serial
@@ -254,8 +260,16 @@ pub(crate) fn free(id: RuntimeId) -> Result<()> {
         .compare_exchange(STOPPED, CHANGING, Ordering::AcqRel, Ordering::Relaxed)
         .is_ok()
     {
-        place.state.store(FREE, Ordering::Release);
-        return Ok(());
+        // The place may have been used anew since the handle was looked at.
+        let ours = place.serial.load(Ordering::Acquire) == id.serial;
+        place
+            .state
+            .store(if ours { FREE } else { STOPPED }, Ordering::Release);
+        return if ours {
+            Ok(())
+        } else {
+            Err(Error::STALE_HANDLE)
+        };
     }
     Err(Error::BUSY)
 }
@@ -291,7 +305,7 @@ impl RuntimeRef {
     #[inline]
     pub(crate) fn with<R>(&self, f: impl FnOnce(&Shared) -> Result<R>) -> Result<R> {
         if let Some(shared) = scheduler_current::shared()
-            && shared.index == self.0.index
+            && self.0.is_current(shared)
         {
             return f(shared);
         }

@@ -76,7 +76,12 @@ pub(crate) fn describe(shared: &Shared, record: RecordRef, deep: bool) -> Option
     let info = VthreadInfo {
         handle,
         phase: before.phase(),
-        reason: vthread.seen.reason.load(Ordering::Relaxed) & 0x7f,
+        // A completion that has not started waits too.
+        reason: if started || before.open_wait().is_some() {
+            vthread.seen.reason.load(Ordering::Relaxed) & 0x7f
+        } else {
+            0
+        },
         core: vthread.seen.core.load(Ordering::Relaxed),
         last_resume_ns: if started {
             shared.tick_to_ns(vthread.seen.last_resume_tick.load(Ordering::Relaxed))

@@ -11,8 +11,9 @@ use crate::scheduler::{carrier, current, shutdown};
 use crate::stack::{GuardMode, StackCache};
 use crate::topology::Topology;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Starts a runtime.
 pub(crate) fn start(given: Given) -> Result<RuntimeId> {
@@ -47,10 +48,11 @@ fn build(
         .reactor
         .attach(Arc::new(OffloadPool::new(offload_threads)));
     let mut first = StackCache::new(&shared.stacks);
-    *shared
+    shared
         .emergency
         .lock()
-        .unwrap_or_else(PoisonError::into_inner) = Some(
+        .unwrap_or_else(PoisonError::into_inner)
+        .stack = Some(
         first
             .take(&shared.stacks, class)
             .map_err(|_| Error::NOMEM)?,
@@ -92,6 +94,8 @@ fn spawn_carrier(shared: &Shared, core: Box<Core>) -> Result<JoinHandle<()>> {
     let builder = std::thread::Builder::new()
         .name(name)
         .stack_size(128 * 1024);
+    // A thread inherits its creator's mask: not even for a moment is a signal of the process taken by a carrier.
+    let _masked = carrier::SignalsBlocked::new();
     let thread = builder.spawn(move || {
         let carried = carried;
         // SAFETY: see `Carried`.
@@ -127,6 +131,7 @@ fn take_down(runtime: &Runtime) {
         .emergency
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
+        .stack
         .take()
     {
         let mut cache = StackCache::new(&shared.stacks);
@@ -135,9 +140,23 @@ fn take_down(runtime: &Runtime) {
     }
 }
 
+/// Locks, or gives up at the deadline: another stop may have a later one.
+fn lock_until(mutex: &Mutex<()>, deadline_ns: u64) -> Result<MutexGuard<'_, ()>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if clock::now_ns() >= deadline_ns => {
+                return Err(Error::TIMEDOUT);
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
 /// Stops a runtime. When this returns OK nothing of it is left but its handle.
 pub(crate) fn stop(id: RuntimeId, deadline_ns: u64) -> Result<()> {
-    if current::shared().is_some_and(|s| s.index == id.index) {
+    if current::shared().is_some_and(|s| id.is_current(s)) {
         return Err(Error::DEADLK);
     }
     {
@@ -146,7 +165,7 @@ pub(crate) fn stop(id: RuntimeId, deadline_ns: u64) -> Result<()> {
             Err(Error::STOPPED) => return Ok(()),
             used => used?,
         };
-        let _one = used.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = lock_until(&used.stopping, deadline_ns)?;
         shutdown::stop(&used.shared, deadline_ns)?;
         take_down(&used);
     }

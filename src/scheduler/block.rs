@@ -160,6 +160,11 @@ fn wait_thread(
     arm: impl FnOnce(Target) -> Armed,
     disarm: impl FnOnce(),
 ) -> Option<Outcome> {
+    // The thread blocks in a system call that may set errno, which the host is not to notice.
+    // SAFETY: this thread's errno, read and written by it alone.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let kept = unsafe { *errno };
     let waiter = ThreadWaiter::new();
     if arm(waiter.target()) == Armed::Skip {
         return None;
@@ -169,6 +174,8 @@ fn wait_thread(
         // Until the node is out of its queue, someone may still try to claim this waiter.
         disarm();
     }
+    // SAFETY: as above; a plain thread does not change under us.
+    unsafe { *errno = kept };
     Some(outcome)
 }
 

@@ -45,29 +45,45 @@ pub(crate) fn run(shared: &Shared, mut core: Box<Core>) {
     core.empty();
 }
 
-/// A carrier takes no signal of the process, so that the host's handlers run on the host's threads; and it wakes from
-/// timed waits as exactly as the kernel can.
-fn prepare_thread(shared: &Shared, core: usize) {
-    // SAFETY: fills a local set and applies it to this thread only; faults of this thread are not blockable and stay with
-    // the process's handlers.
-    unsafe {
-        let mut all = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigfillset(&mut all);
-        for fault in [
-            libc::SIGSEGV,
-            libc::SIGBUS,
-            libc::SIGFPE,
-            libc::SIGILL,
-            libc::SIGTRAP,
-            libc::SIGABRT,
-            libc::SIGSYS,
-        ] {
-            libc::sigdelset(&mut all, fault);
+/// While it lives, the calling thread takes no signal but faults; then its mask is as before.
+pub(crate) struct SignalsBlocked(libc::sigset_t);
+
+impl SignalsBlocked {
+    pub(crate) fn new() -> SignalsBlocked {
+        // SAFETY: fills local sets and applies one to this thread only; its faults stay with the process's handlers.
+        unsafe {
+            let mut all = std::mem::zeroed::<libc::sigset_t>();
+            let mut old = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigfillset(&mut all);
+            for fault in [
+                libc::SIGSEGV,
+                libc::SIGBUS,
+                libc::SIGFPE,
+                libc::SIGILL,
+                libc::SIGTRAP,
+                libc::SIGABRT,
+                libc::SIGSYS,
+            ] {
+                libc::sigdelset(&mut all, fault);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+            SignalsBlocked(old)
         }
-        libc::pthread_sigmask(libc::SIG_BLOCK, &all, ptr::null_mut());
-        // Of this thread only (prctl(2)); the default slack of 50 us would be added to every sleep.
-        libc::prctl(libc::PR_SET_TIMERSLACK, 1);
     }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled in by `new`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
+}
+
+/// A carrier takes no signal of the process (it inherits that from `SignalsBlocked`), so that the host's handlers run on
+/// the host's threads; and it wakes from timed waits as exactly as the kernel can.
+fn prepare_thread(shared: &Shared, core: usize) {
+    // SAFETY: of this thread only (prctl(2)); the default slack of 50 us would be added to every sleep.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     if shared.pinned.load(Ordering::Relaxed) && !crate::topology::Topology::read().pin(core) {
         shared.pinned.store(false, Ordering::Relaxed);
     }
@@ -91,11 +107,13 @@ fn run_one(shared: &Shared, carrier: &Carrier, record: RecordRef) {
     let body = unsafe { record.body() };
     let mount = match NonNull::new(body.mount) {
         Some(mount) => mount,
-        None => match first_mount(shared, core, carrier, record) {
+        None => match first_mount(shared, carrier, record) {
             Some(mount) => mount,
             None => return,
         },
     };
+    // Again: a reference that was made before `first_mount` is not used after it.
+    let core = core_of(carrier);
     let rate = shared.rate;
     let start = if core.last_tick != 0 {
         core.last_tick
@@ -129,6 +147,7 @@ fn run_one(shared: &Shared, carrier: &Carrier, record: RecordRef) {
     core.last_tick = end;
     let slice = rate.to_ns(end.wrapping_sub(start));
     remote.metrics.run_slice.record(slice);
+    remote.queue.count_mount(slice);
     let charged = charge(core, slice);
     seen.cpu_ns.store(
         seen.cpu_ns.load(Ordering::Relaxed) + charged,
@@ -156,7 +175,15 @@ fn run_one(shared: &Shared, carrier: &Carrier, record: RecordRef) {
             record.get().state.make_ready();
             core.requeue(record);
         }
-        Parting::Ended => ended(shared, carrier, record, mount),
+        Parting::Ended => {
+            if shared.is_forked() {
+                // The vthread called fork(2), and this is the child, in which nothing else of the runtime exists: as when
+                // the thread that forked returns, the process ends.
+                // SAFETY: ends the process without running anything of it.
+                unsafe { libc::_exit(0) };
+            }
+            ended(shared, carrier, record, mount);
+        }
     }
 }
 
@@ -183,18 +210,16 @@ fn charge_exactly(core: &mut Core, slice_ns: u64) -> u64 {
 
 /// Gives a vthread its stack. None if there is none to be had: it is dealt with.
 #[inline]
-fn first_mount(
-    shared: &Shared,
-    core: &mut Core,
-    carrier: &Carrier,
-    record: RecordRef,
-) -> Option<NonNull<Mount>> {
+fn first_mount(shared: &Shared, carrier: &Carrier, record: RecordRef) -> Option<NonNull<Mount>> {
     // SAFETY: the core holds the vthread.
     let body = unsafe { record.body() };
     let stack = if body.end == End::NoStack {
         None
     } else {
-        core.stacks.take(&shared.stacks, body.class).ok()
+        core_of(carrier)
+            .stacks
+            .take(&shared.stacks, body.class)
+            .ok()
     };
     let stack = match stack {
         Some(stack) => stack,
@@ -202,7 +227,7 @@ fn first_mount(
     };
     if body.bound && body.fixed_core == NO_CORE {
         // Bound to the thread that runs this core; a core keeps its thread.
-        body.fixed_core = core.index as u16;
+        body.fixed_core = core_of(carrier).index as u16;
     }
     record.get().begin_seen(body.extra);
     record
@@ -210,7 +235,7 @@ fn first_mount(
         .seen
         .stack_address
         .store(stack_bits(stack), Ordering::Relaxed);
-    core.remote().started.increment();
+    core_of(carrier).remote().started.increment();
     // SAFETY: the stack was taken for this vthread and is given back at its end.
     let mount = unsafe { Mount::place(stack, record, &carrier.thread, main) };
     body.mount = mount.as_ptr();
@@ -235,14 +260,14 @@ fn without_stack(shared: &Shared, carrier: &Carrier, record: RecordRef) -> Optio
         finish(shared, carrier, record);
         return None;
     }
-    let stack = shared
+    let mut emergency = shared
         .emergency
         .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+        .unwrap_or_else(PoisonError::into_inner);
+    let stack = emergency.stack.take();
     if stack.is_none() {
-        // In use by another destructor: later.
-        core_of(carrier).requeue(record);
+        // In use by another destructor, at whose end this one gets its turn.
+        emergency.waiting.push_back(record);
     }
     stack
 }
@@ -312,7 +337,6 @@ fn run_destructors(mount: NonNull<Mount>) {
 /// Takes an ended vthread apart.
 #[inline]
 fn ended(shared: &Shared, carrier: &Carrier, record: RecordRef, mount: NonNull<Mount>) {
-    let core = core_of(carrier);
     // SAFETY: it has ended: its mount is not used again.
     let stack = unsafe { Mount::remove(mount, &carrier.thread) };
     // SAFETY: held by this carrier until `finish`.
@@ -320,12 +344,18 @@ fn ended(shared: &Shared, carrier: &Carrier, record: RecordRef, mount: NonNull<M
     body.mount = ptr::null_mut();
     record.get().seen.stack_address.store(0, Ordering::Relaxed);
     if body.end == End::NoStack {
-        *shared
+        let mut emergency = shared
             .emergency
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(stack);
+            .unwrap_or_else(PoisonError::into_inner);
+        emergency.stack = Some(stack);
+        let next = emergency.waiting.pop_front();
+        drop(emergency);
+        if let Some(next) = next {
+            core_of(carrier).requeue(next);
+        }
     } else {
-        core.stacks.put(&shared.stacks, stack);
+        core_of(carrier).stacks.put(&shared.stacks, stack);
     }
     finish(shared, carrier, record);
 }
@@ -333,12 +363,8 @@ fn ended(shared: &Shared, carrier: &Carrier, record: RecordRef, mount: NonNull<M
 /// Tells the joiner, or frees the record; and counts.
 #[inline]
 fn finish(shared: &Shared, carrier: &Carrier, record: RecordRef) {
-    let core = core_of(carrier);
     match join::end(record) {
-        Ending::Free => {
-            let usable = record.get().state.free();
-            core.records.give(&shared.table, record, usable);
-        }
+        Ending::Freed { usable } => core_of(carrier).records.give(&shared.table, record, usable),
         Ending::Left(Some(Claimed::Wake(wake))) => wake.run(),
         Ending::Left(_) => {}
     }

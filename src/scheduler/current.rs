@@ -58,8 +58,8 @@ pub(crate) fn with_core_of<R>(shared: &Shared, f: impl FnOnce(&mut Core) -> R) -
     if !ptr::eq(carrier.shared, shared) {
         return None;
     }
-    // SAFETY: as in `with_core`. The worker loop itself calls this while it wakes others, always with the core handed
-    // to it by value of the carrier cell and no other reference in use.
+    // SAFETY: as in `with_core`. The worker loop itself comes here when it wakes a joiner, with no reference in use; wakes of
+    // timers and events do not (`Core::run_wakes`).
     NonNull::new(carrier.core.get()).map(|mut core| f(unsafe { core.as_mut() }))
 }
 

@@ -50,6 +50,13 @@ pub(crate) enum StopPhase {
     Canceling = 2,
 }
 
+/// The stack for the destructors of vthreads that never got one of their own, and who waits for it.
+#[derive(Default)]
+pub(crate) struct Emergency {
+    pub(crate) stack: Option<Stack>,
+    pub(crate) waiting: RecordList,
+}
+
 /// See the module text.
 pub(crate) struct Shared {
     pub(crate) remotes: Box<[CachePadded<Remote>]>,
@@ -74,8 +81,7 @@ pub(crate) struct Shared {
     external: AtomicUsize,
     pub(crate) spawned_outside: AtomicU64,
     pub(crate) watcher: AtomicBool,
-    /// The stack on which the destructors of vthreads run that never got one of their own.
-    pub(crate) emergency: Mutex<Option<Stack>>,
+    pub(crate) emergency: Mutex<Emergency>,
     /// Told when a vthread ends while the runtime stops.
     pub(crate) ended: (Mutex<()>, Condvar),
     /// What records lead to (`vthread::record::set_scheduler`). Boxed: its address is kept there.
@@ -153,7 +159,7 @@ impl Shared {
             external: AtomicUsize::new(0),
             spawned_outside: AtomicU64::new(0),
             watcher: AtomicBool::new(false),
-            emergency: Mutex::new(None),
+            emergency: Mutex::default(),
             ended: (Mutex::new(()), Condvar::new()),
             schedule,
         });
@@ -178,7 +184,7 @@ impl Shared {
     }
 
     pub(crate) fn stop_phase(&self) -> StopPhase {
-        match self.stop.load(Ordering::Acquire) {
+        match self.stop.load(Ordering::SeqCst) {
             0 => StopPhase::Running,
             1 => StopPhase::Ending,
             _ => StopPhase::Canceling,
@@ -187,18 +193,19 @@ impl Shared {
 
     /// Goes on to `phase`; never back.
     pub(crate) fn advance_stop(&self, phase: StopPhase) {
-        self.stop.fetch_max(phase as u8, Ordering::AcqRel);
+        self.stop.fetch_max(phase as u8, Ordering::SeqCst);
     }
 
     /// Marks a thread without a core as inside. The caller knows that the runtime exists at this moment.
     pub(crate) fn enter_external(&self) -> External<'_> {
-        self.external.fetch_add(1, Ordering::Acquire);
+        // SeqCst, as the stop phase: who enters sees the phase, or who changes it sees the entry (`drain_external`).
+        self.external.fetch_add(1, Ordering::SeqCst);
         External(self)
     }
 
     /// Waits until no thread is inside any more.
     pub(crate) fn drain_external(&self) {
-        while self.external.load(Ordering::Acquire) != 0 {
+        while self.external.load(Ordering::SeqCst) != 0 {
             std::thread::yield_now();
         }
     }

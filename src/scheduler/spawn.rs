@@ -5,7 +5,7 @@ use super::current;
 use super::shared::{Shared, StopPhase};
 use crate::error::{Error, Result};
 use crate::stack::StackClass;
-use crate::vthread::join::{self, Joining};
+use crate::vthread::join::{self, Joining, Remains};
 use crate::vthread::record::{Destructor, End, Entry, NO_CORE, RecordList, RecordRef};
 use crate::vthread::table::Handle;
 use crate::wait::{Outcome, Reason, Waiter};
@@ -58,8 +58,7 @@ fn take_record(shared: &Shared) -> Result<RecordRef> {
 }
 
 /// Gives a freed record back.
-fn give_record(shared: &Shared, record: RecordRef) {
-    let usable = record.get().state.free();
+fn give_record(shared: &Shared, record: RecordRef, usable: bool) {
     let given = current::with_core_of(shared, |core| {
         core.records.give(&shared.table, record, usable)
     });
@@ -82,6 +81,7 @@ fn fill(record: RecordRef, spec: &Spec<'_>, arg: *mut c_void) {
     };
     body.class = spec.class;
     body.bound = spec.bound;
+    body.detached = spec.detached;
     body.end = End::Returned;
     let vthread = record.get();
     // The second cache line of the record stays untouched otherwise.
@@ -90,7 +90,6 @@ fn fill(record: RecordRef, spec: &Spec<'_>, arg: *mut c_void) {
         vthread.set_extra(spec.destructor, spec.name);
     }
     vthread.ready_tick.set(0);
-    join::reset(record, spec.detached);
     vthread.state.create();
 }
 
@@ -114,6 +113,7 @@ fn is_inside(shared: &Shared) -> bool {
 #[inline]
 pub(crate) fn spawn(shared: &Shared, spec: &Spec<'_>, arg: *mut c_void) -> Result<u64> {
     let inside = is_inside(shared);
+    let _external = (!inside).then(|| shared.enter_external());
     check_open(shared, inside)?;
     if inside && spec.placement == Placement::Any {
         let spawned = current::with_core(|core| {
@@ -167,6 +167,7 @@ pub(crate) fn spawn_batch(
     mut out: impl FnMut(usize, u64),
 ) -> Result<usize> {
     let inside = is_inside(shared);
+    let _external = (!inside).then(|| shared.enter_external());
     check_open(shared, inside)?;
     let mut spawned = 0;
     while spawned < n {
@@ -215,11 +216,12 @@ pub(crate) fn join(shared: &Shared, handle: Handle, deadline_ns: u64) -> Result<
     // The common case in a batch: it has ended.
     // SAFETY: without a target the waiter is not hung in.
     match unsafe { join::join(record, handle, &waiter, None) } {
-        Ok(Joining::Ended) => return reap(shared, record),
+        Ok(Joining::Ended(remains)) => return bury(shared, record, &remains),
         Ok(Joining::Waiting) | Err(Error::TIMEDOUT) => {}
         Err(e) => return Err(e),
     }
     let mut failed = None;
+    let mut remains = None;
     let mut ended = false;
     let outcome = block::wait_anywhere(
         Reason::Join,
@@ -228,7 +230,10 @@ pub(crate) fn join(shared: &Shared, handle: Handle, deadline_ns: u64) -> Result<
             // SAFETY: the waiter is on this stack; it is withdrawn unless the wait ends with Woken.
             match unsafe { join::join(record, handle, &waiter, Some(target)) } {
                 Ok(Joining::Waiting) => Armed::Waiting,
-                Ok(Joining::Ended) => Armed::Skip,
+                Ok(Joining::Ended(left)) => {
+                    remains = Some(left);
+                    Armed::Skip
+                }
                 Err(e) => {
                     failed = Some(e);
                     Armed::Skip
@@ -241,24 +246,21 @@ pub(crate) fn join(shared: &Shared, handle: Handle, deadline_ns: u64) -> Result<
         return Err(e);
     }
     match outcome {
-        None => {}
-        Some(Outcome::Woken) => join::settle(record),
+        None | Some(Outcome::Woken) => {}
         // It had ended all the same.
         Some(_) if ended => {}
         Some(Outcome::TimedOut) => return Err(Error::TIMEDOUT),
         Some(Outcome::Canceled) => return Err(Error::CANCELED),
     }
-    reap(shared, record)
+    let remains = remains.unwrap_or_else(|| join::reap(record));
+    bury(shared, record, &remains)
 }
 
-/// Frees the record of an ended vthread that the caller owns.
-fn reap(shared: &Shared, record: RecordRef) -> Result<*mut c_void> {
-    // SAFETY: ended, and ours by `Joining::Ended` or the like.
-    let body = unsafe { record.body() };
-    let (result, end) = (body.arg, body.end);
-    give_record(shared, record);
-    match end {
-        End::Returned => Ok(result),
+/// Gives the freed record of a joined vthread back, and tells its result.
+fn bury(shared: &Shared, record: RecordRef, remains: &Remains) -> Result<*mut c_void> {
+    give_record(shared, record, remains.usable);
+    match remains.end {
+        End::Returned => Ok(remains.result),
         End::NoStack => Err(Error::NO_STACK),
         End::Panicked => Err(Error::PANICKED),
     }
@@ -267,31 +269,26 @@ fn reap(shared: &Shared, record: RecordRef) -> Result<*mut c_void> {
 /// Detaches a vthread.
 pub(crate) fn detach(shared: &Shared, handle: Handle) -> Result<()> {
     let record = shared.table.lookup(handle)?;
-    if join::detach(record, handle)? {
-        give_record(shared, record);
+    if let Some(usable) = join::detach(record, handle)? {
+        give_record(shared, record, usable);
     }
     Ok(())
 }
 
-/// A vthread that is created but starts only when its open wait is claimed: the completion form of a wait.
-pub(crate) struct Deferred {
-    pub(crate) record: RecordRef,
-    pub(crate) seq: u64,
-}
-
-/// Prepares one. It counts as spawned.
+/// A vthread that is created but not queued: it starts when a wait that the caller opens for it is claimed. The completion
+/// form of a wait. It counts as spawned.
 pub(crate) fn defer(
     shared: &Shared,
     spec: &Spec<'_>,
     arg: *mut c_void,
     reason: Reason,
-) -> Result<Deferred> {
+) -> Result<RecordRef> {
     let inside = is_inside(shared);
+    let _external = (!inside).then(|| shared.enter_external());
     check_open(shared, inside)?;
     let record = take_record(shared)?;
     fill(record, spec, arg);
     record.get().set_reason(reason);
     count(shared, inside, 1);
-    let seq = record.get().state.open_wait();
-    Ok(Deferred { record, seq })
+    Ok(record)
 }

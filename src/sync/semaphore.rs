@@ -56,7 +56,8 @@ impl Semaphore {
         let mut state = self.state.load(Ordering::Relaxed);
         while state >= PERMIT {
             if state & LOCKED != 0 {
-                crate::primitive::spin_hint();
+                // Its holder may have lost the CPU.
+                word_lock::wait_unlocked(&self.state);
                 state = self.state.load(Ordering::Relaxed);
                 continue;
             }
@@ -74,17 +75,21 @@ impl Semaphore {
         false
     }
 
-    /// Takes a permit, or hangs `waiter` in. Under the lock.
+    /// Takes a permit, or hangs `waiter` in, with the target that is made under the lock.
     ///
     /// # Safety
     /// `waiter` stays where it is until the wait is over and, unless that was by `Woken`, [`Self::withdraw`] was called.
-    pub(crate) unsafe fn acquire_or_queue(&self, waiter: &Waiter, target: Target) -> Armed {
+    pub(crate) unsafe fn acquire_or_queue(
+        &self,
+        waiter: &Waiter,
+        target: impl FnOnce() -> Target,
+    ) -> Armed {
         let state = word_lock::lock(&self.state);
         if state >= PERMIT {
             word_lock::unlock(&self.state, state - PERMIT);
             return Armed::Skip;
         }
-        waiter.set_target(target);
+        waiter.set_target(target());
         // SAFETY: the lock is held, and the waiter stays put by the caller's promise.
         unsafe { self.queue.push_back(waiter) };
         word_lock::unlock(&self.state, state | WAITERS);
@@ -126,7 +131,7 @@ impl Semaphore {
             Reason::Lock,
             deadline_ns,
             // SAFETY: the waiter is on this stack, and withdrawn unless the wait ends with Woken.
-            |target| unsafe { self.acquire_or_queue(&waiter, target) },
+            |target| unsafe { self.acquire_or_queue(&waiter, || target) },
             || self.withdraw(&waiter),
         )?;
         match outcome {

@@ -1,16 +1,22 @@
 //! Joining and detaching: one word per record.
 //!
-//! Bit 0 is a lock (`primitive::word_lock`), bit 1 says that the vthread has ended, bit 2 that it is detached; the rest is
-//! the address of the one waiter that joins. The record is freed by exactly one of: the end of a detached vthread, the
-//! detaching of an ended one, the join. Handles are checked again under the lock, because the record may have been freed
-//! and used anew since they were looked up.
+//! Bit 0 is a lock (`primitive::word_lock`), bit 1 says that the vthread has ended, bit 2 that it was detached or is being
+//! freed by its joiner; the rest is the address of the one waiter that joins.
+//!
+//! Invariants:
+//! * **freed under the lock**: the record is freed (its generation bumped) by exactly one of the end of a detached vthread,
+//!   the detaching of an ended one and the join, while it holds the lock; it leaves the word as zero. So a spawner need not
+//!   touch the word, and a caller with a stale handle that gets the lock later finds another generation and puts back the
+//!   zero that it found.
+//! * **handles are checked under the lock**, because the record may have been freed since they were looked up.
 
-use super::record::RecordRef;
+use super::record::{Body, End, RecordRef};
 use super::state::Phase;
 use super::table::Handle;
 use crate::error::{Error, Result};
 use crate::primitive::word_lock;
 use crate::wait::{Claimed, Outcome, Target, Waiter};
+use std::ffi::c_void;
 use std::ptr::NonNull;
 
 const DONE: u64 = 2;
@@ -22,11 +28,19 @@ fn check(record: RecordRef, handle: Handle) -> bool {
     state.generation() == handle.generation && state.phase() != Phase::Free
 }
 
+/// What is left of a vthread that has ended, and whether its record may be used again.
+#[must_use]
+pub(crate) struct Remains {
+    pub(crate) result: *mut c_void,
+    pub(crate) end: End,
+    pub(crate) usable: bool,
+}
+
 /// What a joiner has to do.
 #[must_use]
 pub(crate) enum Joining {
-    /// The vthread has ended; the caller owns the record and frees it.
-    Ended,
+    /// The vthread has ended; its record was freed and is the caller's to give back.
+    Ended(Remains),
     /// The waiter is hung in; wait.
     Waiting,
 }
@@ -34,23 +48,25 @@ pub(crate) enum Joining {
 /// What the end of a vthread leaves to its carrier.
 #[must_use]
 pub(crate) enum Ending {
-    /// Nobody will ask: the carrier frees the record.
-    Free,
+    /// Nobody will ask: the record was freed, and is the carrier's to give back.
+    Freed { usable: bool },
     /// A joiner owns the record now. Run the wake, if there is one.
     Left(Option<Claimed>),
 }
 
-/// Sets the word of a record that is being spawned.
-pub(crate) fn reset(record: RecordRef, detached: bool) {
-    // Relaxed: the record is published by the state word and the run queue.
-    let word = if detached { DETACHED } else { 0 };
-    record
-        .get()
-        .join
-        .store(word, std::sync::atomic::Ordering::Relaxed);
+/// Reads what is left and frees the record; under the lock.
+fn free(record: RecordRef) -> Remains {
+    // SAFETY: ended, and the caller holds the lock and the right to free it.
+    let body: &mut Body = unsafe { record.body() };
+    let (result, end) = (body.arg, body.end);
+    Remains {
+        result,
+        end,
+        usable: record.get().state.free(),
+    }
 }
 
-/// Starts to join: `waiter` is hung in unless the vthread has ended. `target` opens the wait, under the lock.
+/// Starts to join: `waiter` is hung in unless the vthread has ended. Without a target it only looks, and gives TIMEDOUT.
 ///
 /// # Safety
 /// `waiter` stays valid until [`withdraw`] was called or the wait ended with `Woken`.
@@ -63,11 +79,10 @@ pub(crate) unsafe fn join(
     let word = word_lock::lock(&record.get().join);
     let (next, result) = if !check(record, handle) {
         (word, Err(Error::STALE_HANDLE))
-    } else if word & DETACHED != 0 || word & WAITER != 0 {
+    } else if word & DETACHED != 0 || word & WAITER != 0 || record.is_spawned_detached() {
         (word, Err(Error::INVAL))
     } else if word & DONE != 0 {
-        // Taken: a second joiner finds it detached until the record is freed.
-        (word | DETACHED, Ok(Joining::Ended))
+        (0, Ok(Joining::Ended(free(record))))
     } else if let Some(target) = target {
         waiter.set_target(target);
         (NonNull::from(waiter).as_ptr() as u64, Ok(Joining::Waiting))
@@ -78,31 +93,35 @@ pub(crate) unsafe fn join(
     result
 }
 
-/// After a join that was woken: the ending carrier has let go of the record, and the caller may free it.
-pub(crate) fn settle(record: RecordRef) {
-    word_lock::wait_unlocked(&record.get().join);
+/// After a join that was woken, or whose [`withdraw`] said that the vthread had ended: frees the record.
+pub(crate) fn reap(record: RecordRef) -> Remains {
+    // The lock also waits for the ending carrier to let go.
+    let _ = word_lock::lock(&record.get().join);
+    let remains = free(record);
+    word_lock::unlock(&record.get().join, 0);
+    remains
 }
 
-/// Ends a join that was not woken. True if the vthread had ended after all: the caller owns the record as after
-/// [`Joining::Ended`].
+/// Ends a join that was not woken. True if the vthread had ended after all: the caller goes on with [`reap`].
 pub(crate) fn withdraw(record: RecordRef) -> bool {
     // The handle cannot be stale: only the registered joiner, the caller, may free the record.
     let word = word_lock::lock(&record.get().join);
     let ended = word & DONE != 0;
-    let next = if ended { DONE | DETACHED } else { 0 };
-    word_lock::unlock(&record.get().join, next);
+    word_lock::unlock(&record.get().join, if ended { DONE | DETACHED } else { 0 });
     ended
 }
 
-/// Detaches. `Ok(true)`: it had ended, and the caller frees the record.
-pub(crate) fn detach(record: RecordRef, handle: Handle) -> Result<bool> {
+/// Detaches. `Some(usable)`: it had ended; its record was freed and is the caller's to give back.
+pub(crate) fn detach(record: RecordRef, handle: Handle) -> Result<Option<bool>> {
     let word = word_lock::lock(&record.get().join);
     let (next, result) = if !check(record, handle) {
         (word, Err(Error::STALE_HANDLE))
-    } else if word & DETACHED != 0 || word & WAITER != 0 {
+    } else if word & DETACHED != 0 || word & WAITER != 0 || record.is_spawned_detached() {
         (word, Err(Error::INVAL))
+    } else if word & DONE != 0 {
+        (0, Ok(Some(free(record).usable)))
     } else {
-        (word | DETACHED, Ok(word & DONE != 0))
+        (DETACHED, Ok(None))
     };
     word_lock::unlock(&record.get().join, next);
     result
@@ -112,9 +131,10 @@ pub(crate) fn detach(record: RecordRef, handle: Handle) -> Result<bool> {
 pub(crate) fn end(record: RecordRef) -> Ending {
     let word = word_lock::lock(&record.get().join);
     record.get().state.finish();
-    if word & DETACHED != 0 {
-        word_lock::unlock(&record.get().join, word);
-        return Ending::Free;
+    if word & DETACHED != 0 || record.is_spawned_detached() {
+        let usable = free(record).usable;
+        word_lock::unlock(&record.get().join, 0);
+        return Ending::Freed { usable };
     }
     let claimed = NonNull::new((word & WAITER) as *mut Waiter).map(|waiter| {
         // SAFETY: a registered waiter is valid until its wait ends or it withdraws, which needs the lock that we hold; it
@@ -122,13 +142,11 @@ pub(crate) fn end(record: RecordRef) -> Ending {
         unsafe { waiter.as_ref().claim(Outcome::Woken) }
     });
     // The joiner owns the record from here; it finds it ended even if its deadline passed meanwhile.
-    word_lock::unlock(
-        &record.get().join,
-        if claimed.is_some() {
-            DONE | DETACHED
-        } else {
-            DONE
-        },
-    );
+    let next = if claimed.is_some() {
+        DONE | DETACHED
+    } else {
+        DONE
+    };
+    word_lock::unlock(&record.get().join, next);
     Ending::Left(claimed)
 }

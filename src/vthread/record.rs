@@ -53,6 +53,8 @@ pub(crate) struct Body {
     pub(crate) class: StackClass,
     pub(crate) end: End,
     pub(crate) bound: bool,
+    /// Nobody joins it: said at spawn (`swn_detach` is in the join word).
+    pub(crate) detached: bool,
     /// The record's `Extra` is set; else what it holds is of an earlier use.
     pub(crate) extra: bool,
 }
@@ -147,6 +149,37 @@ impl RecordRef {
         unsafe { &mut *self.get().body.get() }
     }
 
+    /// Whether it was spawned detached. For callers who know that the record is in use: then it does not change.
+    pub(crate) fn is_spawned_detached(self) -> bool {
+        // SAFETY: written by the spawner before the record was published.
+        unsafe { (&raw const (*self.get().body.get()).detached).read() }
+    }
+
+    /// The record that `wake` is for, if it is one of runtime `index`; else the wake is given back.
+    pub(crate) fn of_wake(wake: Wake, index: u8) -> std::result::Result<RecordRef, Wake> {
+        match wake.data_of(&VTABLE).map(|data| RecordRef(data.cast())) {
+            Some(record) if record.get().place as u8 == index => {
+                wake.disarm();
+                Ok(record)
+            }
+            _ => Err(wake),
+        }
+    }
+
+    /// Asks for the mount of a vthread that will be resumed soon, and for the stack below it where it is likely to have
+    /// switched away: with many vthreads, these are in no near cache. For its holder.
+    #[inline(always)]
+    pub(crate) fn prefetch(self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the holder reads the body; a prefetch of any address is harmless.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let mount = (*self.get().body.get()).mount.cast::<i8>();
+            _mm_prefetch::<_MM_HINT_T0>(mount);
+            _mm_prefetch::<_MM_HINT_T0>((&raw const self.get().seen).cast());
+        }
+    }
+
     /// Whether the body says that `Extra` is set, for a lister: the vthread may be changing hands, and then the answer is
     /// thrown away with the rest (the generation is checked again).
     pub(crate) fn has_extra(self) -> bool {
@@ -210,6 +243,7 @@ impl Record {
                 class: StackClass::K256,
                 end: End::Returned,
                 bound: false,
+                detached: false,
                 extra: false,
             }),
             place: slot << 8 | u32::from(index),
@@ -262,6 +296,7 @@ impl Record {
     #[inline]
     pub(crate) fn begin_seen(&self, extra: bool) {
         self.seen.cpu_ns.store(0, Ordering::Relaxed);
+        self.seen.reason.store(0, Ordering::Relaxed);
         self.seen.named.store(u8::from(extra), Ordering::Relaxed);
     }
 

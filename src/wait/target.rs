@@ -84,6 +84,14 @@ impl Wake {
         Wake { data, vtable }
     }
 
+    /// The waiter, if it is of the kind of `vtable`.
+    pub(crate) fn data_of(&self, vtable: &'static TargetVtable) -> Option<NonNull<()>> {
+        std::ptr::eq(self.vtable, vtable).then_some(self.data)
+    }
+
+    /// The caller has taken the duty over: it wakes the waiter in another way.
+    pub(crate) fn disarm(self) {}
+
     /// Wakes the waiter. Call it with no lock held.
     pub(crate) fn run(self) {
         // SAFETY: `new` says that the wait was claimed by us, and *one claim* that nobody else ends it, so `data` is valid.

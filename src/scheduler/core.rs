@@ -1,0 +1,606 @@
+//! A core: the scheduling state of one CPU, and how it finds work.
+
+use super::park::Prepared;
+use super::run_queue::{RunQueue, Stolen};
+use super::shared::{Remote, Shared};
+use crate::primitive::clock;
+use crate::stack::StackCache;
+use crate::vthread::record::{NO_CORE, RecordList, RecordRef};
+use crate::vthread::state::Phase;
+use crate::vthread::table::RecordCache;
+use crate::wait::{Claimed, Outcome, Wake};
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+/// Every so many picks the queues that come last in the usual order come first, so that nothing starves. A prime, as in
+/// Go's and tokio's schedulers, so that it does not beat with batch sizes.
+const FAIR_EVERY: u32 = 61;
+/// The LIFO slot is used at most so many times in a row (tokio uses 3): two vthreads that wake each other must not keep
+/// the others waiting.
+const LIFO_MAX: u32 = 3;
+/// The driver and the timers are looked at after so many mounts, or this much time, whichever comes first.
+const POLL_EVERY: u32 = 64;
+const POLL_NS: u64 = 500_000;
+/// How often an idle core looks after busy ones; and while one of them is stuck. Whole milliseconds are cheap to sleep.
+const WATCH_NS: u64 = 1_000_000;
+const WATCH_STUCK_NS: u64 = 250_000;
+/// With all others asleep the watching core goes on for so many looks at this distance: a core that wakes again and again
+/// need not wake another each time to be watched.
+const LINGER_LOOKS: u32 = 5;
+const LINGER_NS: u64 = 4_000_000;
+/// A core that has been in one mount for at least this long is stuck.
+const STUCK_NS: u64 = 200_000;
+/// Attempts to steal before a core sleeps.
+const STEAL_VICTIMS: usize = 4;
+/// Timers fired in one go.
+const FIRE_MAX: usize = 1024;
+/// A core that has been idle this long gives back the memory of its stacks, beyond a few, and of arenas.
+const TRIM_AFTER_NS: u64 = 1_000_000_000;
+const TRIM_KEEP: usize = 16;
+
+/// See the module text. Used by one carrier at a time.
+pub(crate) struct Core {
+    pub(crate) index: usize,
+    shared: NonNull<Shared>,
+    remote: NonNull<Remote>,
+    queue: RunQueue,
+    /// Taken from the inbox or the injector and not yet run or passed on; not stealable, so it holds only vthreads that
+    /// are fixed to this core.
+    fixed: RecordList,
+    pub(crate) stacks: StackCache,
+    pub(crate) records: RecordCache,
+    /// Wakes collected from the driver and the timers, run as one batch.
+    wakes: Vec<Wake>,
+    searching: bool,
+    /// The number of mounts when it last gave memory back.
+    trimmed_at: u64,
+    picks: u32,
+    lifo_run: u32,
+    since_poll: u32,
+    poll_ticks: u64,
+    last_poll: u64,
+    random: u64,
+    watch_ns: u64,
+    last_watch: u64,
+    /// Looks in a row that found every other core asleep and nothing done since.
+    idle_looks: u32,
+    /// Has slept since it last found work.
+    slept: bool,
+    /// What the watched cores had mounted when they were last looked at.
+    watched: Vec<u64>,
+    /// The tick at which the last mount ended, while nothing but scheduling has happened since; else 0.
+    pub(crate) last_tick: u64,
+    /// See `carrier::charge`.
+    pub(crate) cpu_mark_ns: u64,
+    pub(crate) charged_ns: u64,
+}
+
+// SAFETY: a core is used by one thread at a time; its pointers are to memory that outlives all carriers.
+unsafe impl Send for Core {}
+
+impl Core {
+    pub(crate) fn new(index: usize, shared: &Shared, queue: RunQueue) -> Core {
+        Core {
+            index,
+            shared: NonNull::from(shared),
+            remote: NonNull::from(&*shared.remotes[index]),
+            queue,
+            fixed: RecordList::new(),
+            stacks: StackCache::new(&shared.stacks),
+            records: RecordCache::default(),
+            wakes: Vec::with_capacity(2 * FIRE_MAX),
+            searching: false,
+            trimmed_at: 0,
+            picks: index as u32,
+            lifo_run: 0,
+            since_poll: 0,
+            poll_ticks: shared.rate.ticks_in(POLL_NS),
+            last_poll: shared.rate.now(),
+            random: 0x9E37_79B9_7F4A_7C15 ^ (index as u64 + 1).wrapping_mul(0xBF58_476D_1CE4_E5B9),
+            watch_ns: WATCH_NS,
+            last_watch: 0,
+            idle_looks: LINGER_LOOKS,
+            slept: false,
+            watched: vec![0; shared.cores()],
+            last_tick: 0,
+            cpu_mark_ns: 0,
+            charged_ns: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn shared<'a>(&self) -> &'a Shared {
+        // SAFETY: a runtime's shared part outlives its cores.
+        unsafe { self.shared.as_ref() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote<'a>(&self) -> &'a Remote {
+        // SAFETY: part of the shared part.
+        unsafe { self.remote.as_ref() }
+    }
+
+    /// Queues a vthread that was woken by code running on this core.
+    #[inline]
+    pub(crate) fn schedule(&mut self, record: RecordRef) {
+        // SAFETY: the caller holds the vthread: it won its claim.
+        let fixed = unsafe { record.body() }.fixed_core;
+        if fixed != NO_CORE {
+            return self.schedule_fixed(usize::from(fixed), record);
+        }
+        // Sampled: reading the counter for each wake would cost a tenth of a round trip between two vthreads.
+        self.picks = self.picks.wrapping_add(1);
+        let tick = if self.picks & 15 == 0 {
+            self.shared().rate.now()
+        } else {
+            0
+        };
+        record.get().ready_tick.set(tick);
+        // The waker usually waits soon, and then this core is the best place; so nobody else is woken for the LIFO slot. A
+        // core that does not get to it is noticed by a watching one (`watch`).
+        if let Some(displaced) = self.remote().queue.replace_lifo(record) {
+            self.queue.push_resumed(displaced);
+            self.notify_if_worth();
+        }
+    }
+
+    /// Wakes another core for resumed vthreads that wait here, if that is worth it.
+    fn notify_if_worth(&self) {
+        if self.remote().queue.is_worth_stealing() {
+            self.shared().notify();
+        }
+    }
+
+    #[cold]
+    fn schedule_fixed(&mut self, core: usize, record: RecordRef) {
+        record.get().ready_tick.set(0);
+        if core == self.index {
+            self.fixed.push_back(record);
+        } else {
+            self.shared().push_inbox(core, record);
+        }
+    }
+
+    /// Queues a vthread that gave up its turn.
+    #[inline]
+    pub(crate) fn requeue(&mut self, record: RecordRef) {
+        // SAFETY: the carrier holds the vthread it unmounted.
+        let fixed = unsafe { record.body() }.fixed_core;
+        record.get().ready_tick.set(0);
+        if fixed != NO_CORE {
+            return self.schedule_fixed(usize::from(fixed), record);
+        }
+        self.queue.push_resumed(record);
+    }
+
+    /// Queues a vthread that was spawned by code running on this core, and wakes another if needed.
+    #[inline]
+    pub(crate) fn queue_new(&mut self, record: RecordRef) {
+        self.queue.push_new(record);
+        self.shared().notify();
+    }
+
+    /// As [`Self::queue_new`] for all of a batch.
+    pub(crate) fn queue_new_all(&mut self, records: &mut RecordList) {
+        while let Some(record) = records.pop_front() {
+            self.queue.push_new(record);
+        }
+        self.shared().notify();
+    }
+
+    /// The next vthread to run, or None when the runtime exits. Sleeps while there is nothing to do.
+    pub(crate) fn next_work(&mut self) -> Option<RecordRef> {
+        loop {
+            self.since_poll += 1;
+            if self.since_poll >= POLL_EVERY
+                || self.last_tick.wrapping_sub(self.last_poll) > self.poll_ticks
+            {
+                self.poll();
+            }
+            if let Some(record) = self.own_work() {
+                return Some(self.found(record));
+            }
+            self.last_tick = 0;
+            // Not polled first: `park` waits in the driver, which gives at once what there is.
+            if let Some(record) = self.search() {
+                return Some(self.found(record));
+            }
+            if self.shared().exiting.load(Ordering::Acquire) {
+                return None;
+            }
+            self.park();
+        }
+    }
+
+    #[inline(always)]
+    fn found(&mut self, record: RecordRef) -> RecordRef {
+        if self.searching {
+            self.stop_searching();
+        }
+        if self.slept {
+            self.slept = false;
+            // While a core is awake and others sleep, one of those watches.
+            if !self.shared().watcher.load(Ordering::Relaxed) {
+                self.shared().notify();
+            }
+        }
+        record
+    }
+
+    /// The searcher that finds work wakes the next, if more is to be had.
+    #[cold]
+    fn stop_searching(&mut self) {
+        self.searching = false;
+        if self.shared().idle.end_search() && self.shared().has_stealable() {
+            self.shared().notify();
+        }
+    }
+
+    /// Work that is already with this core.
+    #[inline]
+    fn own_work(&mut self) -> Option<RecordRef> {
+        self.picks = self.picks.wrapping_add(1);
+        if self.picks.is_multiple_of(FAIR_EVERY)
+            && let Some(record) = self.fair_work()
+        {
+            return Some(record);
+        }
+        if self.lifo_run < LIFO_MAX
+            && let Some(record) = self.remote().queue.take_lifo()
+        {
+            self.lifo_run += 1;
+            return Some(record);
+        }
+        self.lifo_run = 0;
+        if let Some(record) = self.queue.pop_resumed() {
+            return Some(record);
+        }
+        // The slot may have been passed over above; then it is next.
+        if let Some(record) = self.remote().queue.take_lifo() {
+            return Some(record);
+        }
+        if let Some(record) = self.take_fixed() {
+            return Some(record);
+        }
+        if let Some(record) = self.queue.pop_new() {
+            return Some(record);
+        }
+        if self.shared().injector.len() > 0 {
+            self.take_injected()
+        } else {
+            None
+        }
+    }
+
+    /// The queues that come last in the usual order.
+    #[cold]
+    fn fair_work(&mut self) -> Option<RecordRef> {
+        let turn = self.picks / FAIR_EVERY;
+        for step in 0..3 {
+            let found = match (turn + step) % 3 {
+                0 => self.take_injected(),
+                1 => self.take_fixed(),
+                _ => self.queue.pop_oldest_new(&self.remote().queue),
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// A vthread that is fixed here; what the inbox holds for preference only becomes stealable.
+    fn take_fixed(&mut self) -> Option<RecordRef> {
+        if !self.remote().inbox.is_empty() {
+            let mut arrived = RecordList::new();
+            if self.remote().inbox.drain(&mut arrived) > 1 {
+                self.shared().notify();
+            }
+            while let Some(record) = arrived.pop_front() {
+                // SAFETY: taken from the inbox: this core holds it.
+                if unsafe { record.body() }.fixed_core == NO_CORE {
+                    match record.get().state.read().phase() {
+                        Phase::Created => self.queue.push_new(record),
+                        _ => self.queue.push_resumed(record),
+                    }
+                } else {
+                    self.fixed.push_back(record);
+                }
+            }
+            if let Some(record) = self.fixed.pop_front() {
+                return Some(record);
+            }
+            return self.queue.pop_resumed().or_else(|| self.queue.pop_new());
+        }
+        self.fixed.pop_front()
+    }
+
+    /// This core's share of the injector.
+    fn take_injected(&mut self) -> Option<RecordRef> {
+        let shared = self.shared();
+        let share = (shared.injector.len() / shared.cores() + 1).min(128);
+        let mut taken = RecordList::new();
+        shared.injector.take(share, &mut taken);
+        let first = taken.pop_front()?;
+        self.remote().metrics.injected.add(1 + taken.len() as u64);
+        while let Some(record) = taken.pop_front() {
+            match record.get().state.read().phase() {
+                Phase::Created => self.queue.push_new(record),
+                _ => self.queue.push_resumed(record),
+            }
+        }
+        Some(first)
+    }
+
+    /// Work of other cores.
+    fn search(&mut self) -> Option<RecordRef> {
+        let shared = self.shared();
+        let cores = shared.cores();
+        if cores == 1 {
+            return None;
+        }
+        if !self.searching {
+            self.searching = shared.idle.begin_search();
+            if !self.searching {
+                return None;
+            }
+        }
+        let metrics = &self.remote().metrics;
+        let start = self.next_random() as usize % cores;
+        let mut tries = 0;
+        let mut again = true;
+        while again && tries < STEAL_VICTIMS {
+            again = false;
+            for offset in 0..cores {
+                let victim = (start + offset) % cores;
+                if victim == self.index || !shared.remotes[victim].queue.has_stealable() {
+                    continue;
+                }
+                metrics.steal_attempts.increment();
+                match self.queue.steal_from(&shared.remotes[victim].queue, false) {
+                    Stolen::Some { record, more } => {
+                        metrics.stolen.add(1 + more as u64);
+                        return Some(record);
+                    }
+                    Stolen::None => {}
+                    Stolen::Retry => again = true,
+                }
+            }
+            tries += 1;
+            if again {
+                std::hint::spin_loop();
+            }
+        }
+        self.take_injected()
+    }
+
+    fn next_random(&mut self) -> u64 {
+        // xorshift64 (Marsaglia 2003).
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// Looks at the driver and the timers without waiting.
+    pub(crate) fn poll(&mut self) {
+        self.since_poll = 0;
+        self.last_poll = self.shared().rate.now();
+        let driver = self.shared().reactor.driver(self.index);
+        if driver.sources() > 0 {
+            let events = driver.try_wait(&mut self.wakes);
+            self.remote().metrics.driver_polls.increment();
+            self.remote()
+                .metrics
+                .io_events
+                .add(events.unwrap_or(0) as u64);
+        }
+        self.fire_timers(self.index);
+        self.run_wakes();
+    }
+
+    /// Collects the wakes of the timers of `core` that are due.
+    fn fire_timers(&mut self, core: usize) {
+        let wheel = &self.shared().remotes[core].wheel;
+        if wheel.next_deadline() == clock::FOREVER {
+            return;
+        }
+        let now = clock::now_ns();
+        let before = self.wakes.len();
+        let mut fired = 0;
+        let wakes = &mut self.wakes;
+        let more = wheel.advance(now, FIRE_MAX, |key| {
+            let Some(at) = NonNull::new(key.address as *mut _) else {
+                return;
+            };
+            // SAFETY: the key of an armed timer names a record (`block::wait`).
+            let record = unsafe { RecordRef::from_raw(at) };
+            fired += 1;
+            if let Claimed::Wake(wake) = record.claim(key.sequence, Outcome::TimedOut) {
+                wakes.push(wake);
+            }
+        });
+        debug_assert!(self.wakes.len() >= before);
+        self.remote().metrics.timers_fired.add(fired);
+        if more {
+            // The rest is due too, but others get their turn first.
+            self.since_poll = POLL_EVERY;
+        }
+    }
+
+    /// Runs the collected wakes as one batch: FIFO, one notification. Vthreads of this runtime are queued here and not by
+    /// `Wake::run`, which would enter the core a second time.
+    fn run_wakes(&mut self) {
+        if self.wakes.is_empty() {
+            return;
+        }
+        let index = self.shared().index;
+        let mut wakes = std::mem::take(&mut self.wakes);
+        for wake in wakes.drain(..) {
+            match RecordRef::of_wake(wake, index) {
+                Ok(record) => self.schedule_batched(record),
+                Err(wake) => wake.run(),
+            }
+        }
+        self.wakes = wakes;
+        self.notify_if_worth();
+    }
+
+    fn schedule_batched(&mut self, record: RecordRef) {
+        // SAFETY: the wake was for it: this core holds the vthread.
+        let fixed = unsafe { record.body() }.fixed_core;
+        if fixed != NO_CORE {
+            return self.schedule_fixed(usize::from(fixed), record);
+        }
+        record.prefetch();
+        record.get().ready_tick.set(self.last_poll);
+        self.queue.push_resumed(record);
+    }
+
+    /// Sleeps until there may be work: in the driver, until a wake, an event, the next timer, or the next look after busy
+    /// cores.
+    fn park(&mut self) {
+        let (shared, remote) = (self.shared(), self.remote());
+        shared.idle.sleep(self.index, self.searching);
+        self.searching = false;
+        remote.parked.store(true, Ordering::Relaxed);
+        if shared.has_stealable()
+            || !remote.inbox.is_empty()
+            || shared.exiting.load(Ordering::SeqCst)
+        {
+            return self.wake_up();
+        }
+        if remote.parker.prepare() == Prepared::Notified {
+            return self.wake_up();
+        }
+        let awake = shared.idle.awake() > 0;
+        let watching = shared.cores() > 1
+            && (awake || self.idle_looks < LINGER_LOOKS)
+            && shared
+                .watcher
+                .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        // One wake-up more per idle time, and none if there is nothing to give back.
+        let trim =
+            self.trimmed_at != remote.metrics.scheduled.get() && self.stacks.cached() > TRIM_KEEP;
+        let now = clock::now_ns();
+        let next_timer = remote.wheel.next_deadline();
+        let longest = match (watching, trim) {
+            (true, _) if awake => self.watch_ns,
+            (true, _) => LINGER_NS,
+            (false, true) => TRIM_AFTER_NS,
+            _ => clock::FOREVER,
+        };
+        let trim_at = if trim && !watching {
+            now + TRIM_AFTER_NS
+        } else {
+            clock::FOREVER
+        };
+        // The driver sleeps whole milliseconds cheaply; only timers need it exactly.
+        let timeout = match next_timer.saturating_sub(now).min(longest) {
+            clock::FOREVER => None,
+            _ if next_timer == clock::FOREVER && longest == clock::FOREVER => None,
+            timeout => Some(timeout),
+        };
+        remote.metrics.parks.increment();
+        let events = shared
+            .reactor
+            .driver(self.index)
+            .wait(timeout, &mut self.wakes);
+        remote.metrics.driver_polls.increment();
+        remote.metrics.io_events.add(events as u64);
+        remote.parker.finish();
+        if trim && events == 0 && clock::now_ns() >= trim_at {
+            self.trim();
+        }
+        self.wake_up();
+        self.last_poll = shared.rate.now();
+        self.fire_timers(self.index);
+        if watching {
+            shared.watcher.store(false, Ordering::Release);
+            self.watch();
+        }
+        self.run_wakes();
+    }
+
+    fn wake_up(&mut self) {
+        self.remote().parked.store(false, Ordering::Relaxed);
+        self.remote().metrics.wakeups.increment();
+        self.slept = true;
+        self.searching = self.shared().idle.wake_up(self.index);
+    }
+
+    /// Looks after cores that have been in one mount since the last look: serves their timers and driver, and takes what
+    /// they cannot get to.
+    fn watch(&mut self) {
+        let shared = self.shared();
+        // A look soon after the last one would find a core in one mount that has just begun.
+        let now = shared.rate.now();
+        if shared.rate.to_ns(now.wrapping_sub(self.last_watch)) < STUCK_NS {
+            return;
+        }
+        self.last_watch = now;
+        let mut stuck = false;
+        let mut quiet = shared.idle.awake() <= 1;
+        for core in 0..shared.cores() {
+            let remote: &Remote = &shared.remotes[core];
+            let mounts = remote.metrics.scheduled.get();
+            let same = std::mem::replace(&mut self.watched[core], mounts) == mounts;
+            quiet &= core == self.index || same;
+            if core == self.index || !same || !remote.mounted.load(Ordering::Relaxed) {
+                continue;
+            }
+            stuck = true;
+            let driver = shared.reactor.driver(core);
+            if driver.sources() > 0 {
+                let events = driver.try_wait(&mut self.wakes).unwrap_or(0);
+                self.remote().metrics.io_events.add(events as u64);
+            }
+            self.fire_timers(core);
+            if let Some(record) = remote.queue.take_lifo() {
+                self.remote().metrics.stolen.increment();
+                self.queue.push_resumed(record);
+            }
+            self.take_preferred(core);
+            if let Stolen::Some { record, more } = self.queue.steal_from(&remote.queue, true) {
+                self.remote().metrics.stolen.add(1 + more as u64);
+                self.queue.push_resumed(record);
+            }
+        }
+        self.idle_looks = if quiet {
+            self.idle_looks.saturating_add(1)
+        } else {
+            0
+        };
+        self.watch_ns = if stuck { WATCH_STUCK_NS } else { WATCH_NS };
+    }
+
+    /// Takes what is in the inbox of another core for preference only.
+    fn take_preferred(&mut self, core: usize) {
+        let mut arrived = RecordList::new();
+        self.shared().remotes[core].inbox.drain(&mut arrived);
+        while let Some(record) = arrived.pop_front() {
+            // SAFETY: taken from the inbox: held here.
+            if unsafe { record.body() }.fixed_core != NO_CORE {
+                self.shared().push_inbox(core, record);
+            } else if record.get().state.read().phase() == Phase::Created {
+                self.queue.push_new(record);
+            } else {
+                self.queue.push_resumed(record);
+            }
+        }
+    }
+
+    /// Gives everything that is cached back to the runtime.
+    pub(crate) fn empty(&mut self) {
+        self.stacks.trim(&self.shared().stacks, 0);
+    }
+
+    /// After a long idle time.
+    fn trim(&mut self) {
+        self.trimmed_at = self.remote().metrics.scheduled.get();
+        self.stacks.trim(&self.shared().stacks, TRIM_KEEP);
+        self.shared().stacks.trim(TRIM_KEEP);
+        self.shared().arenas.trim();
+    }
+}
