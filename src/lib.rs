@@ -64,6 +64,7 @@ mod vthread {
 mod scheduler {
     mod idle;
     mod park;
+    mod rouse;
 }
 
 #[cfg(loom)]

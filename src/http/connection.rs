@@ -13,7 +13,7 @@ use super::router::Found;
 use super::server::{Server, Socket};
 use crate::error::Error;
 use crate::io::stream;
-use crate::runtime::now_ns;
+use crate::runtime::{coarse_ns, now_ns};
 
 /// First read of a request, on the stack: holds what most clients send, and leaves the stack within its first page.
 const FIRST_READ_BYTES: usize = 1024;
@@ -45,7 +45,7 @@ fn wait_for_request<'f>(server: &Server, socket: &Socket, first: &'f mut [u8]) -
     if server.is_draining() {
         return None;
     }
-    let deadline_ns = now_ns().saturating_add(server.options.idle_timeout_ns);
+    let deadline_ns = coarse_ns().saturating_add(server.options.idle_timeout_ns);
     let received = stream::recv(socket.fd, first, deadline_ns);
     socket.is_idle.store(false, Ordering::SeqCst);
     match received {
@@ -284,7 +284,7 @@ fn refuse(peer: Peer, buffers: &mut Buffers, Reject(status): Reject) {
     let output = &mut buffers.output;
     let head = ResponseHead {
         status,
-        date: output.date.at(now_ns()),
+        date: output.date.at(coarse_ns()),
         content_type: Some(b"text/plain"),
         body_end: BodyEnd::Length(reason.len()),
         persistence: Persistence::Close,

@@ -13,7 +13,7 @@ use super::request::Head;
 use super::response::{self, BodyEnd, HeaderError, Persistence, ResponseHead};
 use crate::error::Error;
 use crate::io::stream;
-use crate::runtime::now_ns;
+use crate::runtime::coarse_ns;
 
 /// Data up to this size is copied behind what waits to be sent: guess, the copy costs less than a second slice.
 const COPIED_BYTES: usize = 16 * 1024;
@@ -55,7 +55,7 @@ impl Peer {
     }
 
     fn deadline_ns(self) -> u64 {
-        now_ns().saturating_add(self.stall_timeout_ns)
+        coarse_ns().saturating_add(self.stall_timeout_ns)
     }
 }
 
@@ -279,7 +279,7 @@ impl<'a> Exchange<'a> {
         };
         let head = ResponseHead {
             status,
-            date: output.date.at(now_ns()),
+            date: output.date.at(coarse_ns()),
             content_type,
             body_end,
             persistence,

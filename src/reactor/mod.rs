@@ -35,7 +35,6 @@ pub(crate) use operation::{Attempted, Operation};
 pub(crate) use sys::{AddressBuffer, FdKind};
 
 use crate::error::{Error, Result};
-use crate::primitive::clock::{FOREVER, now_ns};
 use crate::wait::{Outcome, Target, Wake};
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -211,10 +210,6 @@ pub(crate) fn drive(
             Progress::Done(result) => return result,
             Progress::Pending if effort == Effort::Always => return Err(Error::TIMEDOUT),
             Progress::Pending => {}
-        }
-        if deadline_ns != FOREVER && now_ns() >= deadline_ns {
-            effort = Effort::Always;
-            continue;
         }
         // Disarms on every way out of the wait, unwinding included (*operation outlives arming*).
         let armed = Disarm { operation, park };

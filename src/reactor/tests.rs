@@ -2,6 +2,7 @@
 
 use super::fake::FakeDriver;
 use super::*;
+use crate::primitive::clock::now_ns;
 use crate::wait::ThreadWaiter;
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;

@@ -12,6 +12,11 @@ pub(crate) use snapshot::{
 };
 pub(crate) use start::{destroy, features, start, stop};
 
+/// CLOCK_MONOTONIC in nanoseconds, some milliseconds late; for deadlines that are far.
+pub(crate) fn coarse_ns() -> u64 {
+    crate::primitive::clock::coarse_ns()
+}
+
 /// CLOCK_MONOTONIC in nanoseconds.
 pub(crate) fn now_ns() -> u64 {
     crate::primitive::clock::now_ns()

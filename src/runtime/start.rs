@@ -7,7 +7,7 @@ use crate::options::{Affinity, Given, Options};
 use crate::primitive::clock;
 use crate::scheduler::core::Core;
 use crate::scheduler::shared::Shared;
-use crate::scheduler::{carrier, current, shutdown};
+use crate::scheduler::{carrier, current, monitor, shutdown};
 use crate::stack::{GuardMode, StackCache};
 use crate::topology::Topology;
 use std::sync::atomic::Ordering;
@@ -78,6 +78,19 @@ fn build(
             }
         }
     }
+    match spawn_monitor(&runtime.shared) {
+        Ok(thread) => {
+            let mut threads = runtime
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            threads.push(thread);
+        }
+        Err(e) => {
+            take_down(&runtime);
+            return Err(e);
+        }
+    }
     Ok(runtime)
 }
 
@@ -104,6 +117,20 @@ fn spawn_carrier(shared: &Shared, core: Box<Core>) -> Result<JoinHandle<()>> {
     thread.map_err(Error::from)
 }
 
+fn spawn_monitor(shared: &Shared) -> Result<JoinHandle<()>> {
+    let carried = Carried(std::ptr::from_ref(shared));
+    let builder = std::thread::Builder::new()
+        .name("swn-monitor".into())
+        .stack_size(128 * 1024);
+    let _masked = carrier::SignalsBlocked::new();
+    let thread = builder.spawn(move || {
+        let carried = carried;
+        // SAFETY: see `Carried`.
+        monitor::run(unsafe { &*carried.0 });
+    });
+    thread.map_err(Error::from)
+}
+
 /// Lets the carriers leave and joins them.
 fn take_down(runtime: &Runtime) {
     let shared = &runtime.shared;
@@ -111,6 +138,7 @@ fn take_down(runtime: &Runtime) {
     for core in 0..shared.cores() {
         shared.wake_core(core);
     }
+    shared.monitor.unpark();
     let threads = std::mem::take(
         &mut *runtime
             .threads

@@ -21,15 +21,6 @@ const LIFO_MAX: u32 = 3;
 /// The driver and the timers are looked at after so many mounts, or this much time, whichever comes first.
 const POLL_EVERY: u32 = 64;
 const POLL_NS: u64 = 500_000;
-/// How often an idle core looks after busy ones; and while one of them is stuck. Whole milliseconds are cheap to sleep.
-const WATCH_NS: u64 = 1_000_000;
-const WATCH_STUCK_NS: u64 = 250_000;
-/// With all others asleep the watching core goes on for so many looks at this distance: a core that wakes again and again
-/// need not wake another each time to be watched.
-const LINGER_LOOKS: u32 = 5;
-const LINGER_NS: u64 = 4_000_000;
-/// A core that has been in one mount for at least this long is stuck.
-const STUCK_NS: u64 = 200_000;
 /// Attempts to steal before a core sleeps.
 const STEAL_VICTIMS: usize = 4;
 /// Timers fired in one go.
@@ -60,14 +51,6 @@ pub(crate) struct Core {
     poll_ticks: u64,
     last_poll: u64,
     random: u64,
-    watch_ns: u64,
-    last_watch: u64,
-    /// Looks in a row that found every other core asleep and nothing done since.
-    idle_looks: u32,
-    /// Has slept since it last found work.
-    slept: bool,
-    /// What the watched cores had mounted when they were last looked at.
-    watched: Vec<u64>,
     /// The tick at which the last mount ended, while nothing but scheduling has happened since; else 0.
     pub(crate) last_tick: u64,
     /// See `carrier::charge`.
@@ -97,11 +80,6 @@ impl Core {
             poll_ticks: shared.rate.ticks_in(POLL_NS),
             last_poll: shared.rate.now(),
             random: 0x9E37_79B9_7F4A_7C15 ^ (index as u64 + 1).wrapping_mul(0xBF58_476D_1CE4_E5B9),
-            watch_ns: WATCH_NS,
-            last_watch: 0,
-            idle_looks: LINGER_LOOKS,
-            slept: false,
-            watched: vec![0; shared.cores()],
             last_tick: 0,
             cpu_mark_ns: 0,
             charged_ns: 0,
@@ -137,7 +115,7 @@ impl Core {
         };
         record.get().ready_tick.set(tick);
         // The waker usually waits soon, and then this core is the best place; so nobody else is woken for the LIFO slot. A
-        // core that does not get to it is noticed by a watching one (`watch`).
+        // core that does not get to it is noticed by the monitor.
         if let Some(displaced) = self.remote().queue.replace_lifo(record) {
             self.queue.push_resumed(displaced);
             self.notify_if_worth();
@@ -216,13 +194,6 @@ impl Core {
     fn found(&mut self, record: RecordRef) -> RecordRef {
         if self.searching {
             self.stop_searching();
-        }
-        if self.slept {
-            self.slept = false;
-            // While a core is awake and others sleep, one of those watches.
-            if !self.shared().watcher.load(Ordering::Relaxed) {
-                self.shared().notify();
-            }
         }
         record
     }
@@ -357,7 +328,7 @@ impl Core {
                     continue;
                 }
                 metrics.steal_attempts.increment();
-                match self.queue.steal_from(&shared.remotes[victim].queue, false) {
+                match self.queue.steal_from(&shared.remotes[victim].queue) {
                     Stolen::Some { record, more } => {
                         metrics.stolen.add(1 + more as u64);
                         return Some(record);
@@ -473,33 +444,15 @@ impl Core {
         if remote.parker.prepare() == Prepared::Notified {
             return self.wake_up();
         }
-        let awake = shared.idle.awake() > 0;
-        let watching = shared.cores() > 1
-            && (awake || self.idle_looks < LINGER_LOOKS)
-            && shared
-                .watcher
-                .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok();
         // One wake-up more per idle time, and none if there is nothing to give back.
         let trim =
             self.trimmed_at != remote.metrics.scheduled.get() && self.stacks.cached() > TRIM_KEEP;
         let now = clock::now_ns();
         let next_timer = remote.wheel.next_deadline();
-        let longest = match (watching, trim) {
-            (true, _) if awake => self.watch_ns,
-            (true, _) => LINGER_NS,
-            (false, true) => TRIM_AFTER_NS,
-            _ => clock::FOREVER,
-        };
-        let trim_at = if trim && !watching {
-            now + TRIM_AFTER_NS
-        } else {
-            clock::FOREVER
-        };
-        // The driver sleeps whole milliseconds cheaply; only timers need it exactly.
+        let longest = if trim { TRIM_AFTER_NS } else { clock::FOREVER };
+        let trim_at = now.saturating_add(longest);
         let timeout = match next_timer.saturating_sub(now).min(longest) {
-            clock::FOREVER => None,
-            _ if next_timer == clock::FOREVER && longest == clock::FOREVER => None,
+            _ if next_timer == clock::FOREVER && !trim => None,
             timeout => Some(timeout),
         };
         remote.metrics.parks.increment();
@@ -516,79 +469,14 @@ impl Core {
         self.wake_up();
         self.last_poll = shared.rate.now();
         self.fire_timers(self.index);
-        if watching {
-            shared.watcher.store(false, Ordering::Release);
-            self.watch();
-        }
         self.run_wakes();
     }
 
     fn wake_up(&mut self) {
         self.remote().parked.store(false, Ordering::Relaxed);
         self.remote().metrics.wakeups.increment();
-        self.slept = true;
         self.searching = self.shared().idle.wake_up(self.index);
-    }
-
-    /// Looks after cores that have been in one mount since the last look: serves their timers and driver, and takes what
-    /// they cannot get to.
-    fn watch(&mut self) {
-        let shared = self.shared();
-        // A look soon after the last one would find a core in one mount that has just begun.
-        let now = shared.rate.now();
-        if shared.rate.to_ns(now.wrapping_sub(self.last_watch)) < STUCK_NS {
-            return;
-        }
-        self.last_watch = now;
-        let mut stuck = false;
-        let mut quiet = shared.idle.awake() <= 1;
-        for core in 0..shared.cores() {
-            let remote: &Remote = &shared.remotes[core];
-            let mounts = remote.metrics.scheduled.get();
-            let same = std::mem::replace(&mut self.watched[core], mounts) == mounts;
-            quiet &= core == self.index || same;
-            if core == self.index || !same || !remote.mounted.load(Ordering::Relaxed) {
-                continue;
-            }
-            stuck = true;
-            let driver = shared.reactor.driver(core);
-            if driver.sources() > 0 {
-                let events = driver.try_wait(&mut self.wakes).unwrap_or(0);
-                self.remote().metrics.io_events.add(events as u64);
-            }
-            self.fire_timers(core);
-            if let Some(record) = remote.queue.take_lifo() {
-                self.remote().metrics.stolen.increment();
-                self.queue.push_resumed(record);
-            }
-            self.take_preferred(core);
-            if let Stolen::Some { record, more } = self.queue.steal_from(&remote.queue, true) {
-                self.remote().metrics.stolen.add(1 + more as u64);
-                self.queue.push_resumed(record);
-            }
-        }
-        self.idle_looks = if quiet {
-            self.idle_looks.saturating_add(1)
-        } else {
-            0
-        };
-        self.watch_ns = if stuck { WATCH_STUCK_NS } else { WATCH_NS };
-    }
-
-    /// Takes what is in the inbox of another core for preference only.
-    fn take_preferred(&mut self, core: usize) {
-        let mut arrived = RecordList::new();
-        self.shared().remotes[core].inbox.drain(&mut arrived);
-        while let Some(record) = arrived.pop_front() {
-            // SAFETY: taken from the inbox: held here.
-            if unsafe { record.body() }.fixed_core != NO_CORE {
-                self.shared().push_inbox(core, record);
-            } else if record.get().state.read().phase() == Phase::Created {
-                self.queue.push_new(record);
-            } else {
-                self.queue.push_resumed(record);
-            }
-        }
+        self.shared().monitor.rouse();
     }
 
     /// Gives everything that is cached back to the runtime.

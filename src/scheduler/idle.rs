@@ -50,6 +50,11 @@ impl Idle {
         (self.word.load(Ordering::Relaxed) & AWAKE_MASK) as usize
     }
 
+    /// As [`Self::awake`], in the order that going to sleep by it needs.
+    pub(crate) fn awake_now(&self) -> usize {
+        (self.word.load(Ordering::SeqCst) & AWAKE_MASK) as usize
+    }
+
     /// After work was published: the core to wake, if one is needed. It counts as awake and searching from now on, and
     /// must be woken.
     #[inline]

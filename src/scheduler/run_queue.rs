@@ -84,7 +84,7 @@ impl Remote {
     }
 
     /// Whether a thief should take something (the LIFO slot does not count). The owner of anything else is awake and gets
-    /// to it soon; if it does not, a watching core does (`Core::watch`).
+    /// to it soon; if it does not, the monitor opens it to thieves.
     pub(crate) fn has_stealable(&self) -> bool {
         !self.new.is_empty() || self.is_worth_stealing()
     }
@@ -93,6 +93,13 @@ impl Remote {
     pub(crate) fn is_worth_stealing(&self) -> bool {
         let waiting = self.resumed.len() as u64;
         waiting > 0 && waiting.saturating_mul(self.mount_ns.load(Ordering::Relaxed)) >= WORTH_NS
+    }
+
+    /// The owner is stuck in a mount: whatever waits is worth a move, until it counts the end of that mount. True if
+    /// something waits.
+    pub(crate) fn open_to_thieves(&self) -> bool {
+        self.mount_ns.store(WORTH_NS, Ordering::Relaxed);
+        self.has_stealable()
     }
 
     /// A mount on this core took `ns`. By the owner.
@@ -143,10 +150,10 @@ impl RunQueue {
         }
     }
 
-    /// Steals half of what `victim` has, resumed ones first: those only if they are worth it, or it is `stuck`.
-    pub(crate) fn steal_from(&self, victim: &Remote, stuck: bool) -> Stolen {
+    /// Steals half of what `victim` has, resumed ones first: those only if they are worth it.
+    pub(crate) fn steal_from(&self, victim: &Remote) -> Stolen {
         let mut retry = false;
-        let resumed = stuck || victim.is_worth_stealing();
+        let resumed = victim.is_worth_stealing();
         let queues = [(&victim.resumed, &self.resumed), (&victim.new, &self.new)];
         for (stealer, own) in queues.into_iter().skip(usize::from(!resumed)) {
             let before = own.len();

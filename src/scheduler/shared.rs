@@ -4,6 +4,7 @@ use super::idle::Idle;
 use super::inbox::Inbox;
 use super::injector::Injector;
 use super::park::Parker;
+use super::rouse::Monitor;
 use super::{current, run_queue};
 use crate::error::Result;
 use crate::memory::ArenaPool;
@@ -80,7 +81,7 @@ pub(crate) struct Shared {
     /// Threads without a core that are inside a call that touches this runtime.
     external: AtomicUsize,
     pub(crate) spawned_outside: AtomicU64,
-    pub(crate) watcher: AtomicBool,
+    pub(crate) monitor: Monitor,
     pub(crate) emergency: Mutex<Emergency>,
     /// Told when a vthread ends while the runtime stops.
     pub(crate) ended: (Mutex<()>, Condvar),
@@ -158,7 +159,7 @@ impl Shared {
             exiting: AtomicBool::new(false),
             external: AtomicUsize::new(0),
             spawned_outside: AtomicU64::new(0),
-            watcher: AtomicBool::new(false),
+            monitor: Monitor::new(),
             emergency: Mutex::default(),
             ended: (Mutex::new(()), Condvar::new()),
             schedule,
@@ -237,7 +238,7 @@ impl Shared {
     }
 
     /// After a thread without a core published work: wakes a core if that is needed.
-    fn notify_from_outside(&self) {
+    pub(crate) fn notify_from_outside(&self) {
         if let Some(core) = self.idle.pick() {
             self.wake_core(core);
         }
@@ -295,6 +296,20 @@ impl Shared {
             self.inject(record);
         } else {
             self.push_inbox(usize::from(fixed), record);
+        }
+    }
+
+    /// Moves what is in the inbox of `core` for preference only to the injector.
+    pub(crate) fn take_preferred(&self, core: usize) {
+        let mut arrived = RecordList::new();
+        self.remotes[core].inbox.drain(&mut arrived);
+        while let Some(record) = arrived.pop_front() {
+            // SAFETY: taken from the inbox: held here.
+            if unsafe { record.body() }.fixed_core == NO_CORE {
+                self.inject(record);
+            } else {
+                self.push_inbox(core, record);
+            }
         }
     }
 
