@@ -250,7 +250,7 @@ int swn_runtime_options_init(swn_runtime_options_t *o, size_t size);
 /**
  * Starts a runtime and stores its handle in *out. o: options, borrowed for the call; NULL: defaults. Errors: -EINVAL,
  * -ERANGE (a value out of its range), SWN_EVERSION, -EAGAIN (255 runtimes, or no more threads), -ENOMEM, -EMFILE. Starts
- * one thread per core; they block all signals but faults, so signal handlers run on the host's threads. Any thread.
+ * one thread per core and a monitor; they block all signals but faults, so signal handlers run on the host's threads. Any thread.
  */
 int swn_runtime_start(const swn_runtime_options_t *o, swn_runtime_t **out);
 
@@ -1136,7 +1136,7 @@ int swn_http_options_init(swn_http_options_t *o, size_t size);
 
 /**
  * Creates a server that runs on rt (NULL: the runtime of the calling vthread). o NULL: defaults. 0; -EINVAL;
- * SWN_EVERSION; SWN_ESTALE_HANDLE; SWN_ENOTVTHREAD. Any thread; never parks.
+ * -ERANGE (stack); SWN_EVERSION; SWN_ESTALE_HANDLE; SWN_ENOTVTHREAD. Any thread; never parks.
  *
  * `o` is NULL or points to options that begin with their size; `out` is NULL or writable.
  */

@@ -99,7 +99,7 @@ pub unsafe extern "C" fn swn_http_options_init(o: *mut swn_http_options_t, size:
 }
 
 /// Creates a server that runs on rt (NULL: the runtime of the calling vthread). o NULL: defaults. 0; -EINVAL;
-/// SWN_EVERSION; SWN_ESTALE_HANDLE; SWN_ENOTVTHREAD. Any thread; never parks.
+/// -ERANGE (stack); SWN_EVERSION; SWN_ESTALE_HANDLE; SWN_ENOTVTHREAD. Any thread; never parks.
 ///
 /// # Safety
 /// `o` is NULL or points to options that begin with their size; `out` is NULL or writable.

@@ -46,6 +46,7 @@ pub(crate) struct Core {
     /// The number of mounts when it last gave memory back.
     trimmed_at: u64,
     picks: u32,
+    woken: u32,
     lifo_run: u32,
     since_poll: u32,
     poll_ticks: u64,
@@ -75,6 +76,7 @@ impl Core {
             searching: false,
             trimmed_at: 0,
             picks: index as u32,
+            woken: 0,
             lifo_run: 0,
             since_poll: 0,
             poll_ticks: shared.rate.ticks_in(POLL_NS),
@@ -107,8 +109,8 @@ impl Core {
             return self.schedule_fixed(usize::from(fixed), record);
         }
         // Sampled: reading the counter for each wake would cost a tenth of a round trip between two vthreads.
-        self.picks = self.picks.wrapping_add(1);
-        let tick = if self.picks & 15 == 0 {
+        self.woken = self.woken.wrapping_add(1);
+        let tick = if self.woken & 15 == 0 {
             self.shared().rate.now()
         } else {
             0

@@ -25,28 +25,24 @@ pub(crate) fn stop(shared: &Shared, deadline_ns: u64) -> Result<()> {
     if shared.stop_phase() == StopPhase::Ending {
         wait_for_end(shared, half, None);
     }
-    if shared.live() > 0 || !settled(shared) {
+    loop {
+        // Nothing new is let in from here.
         shared.advance_stop(StopPhase::Canceling);
         wait_for_end(shared, deadline_ns, Some(SWEEP));
-    }
-    if shared.live() > 0 {
-        return Err(Error::TIMEDOUT);
-    }
-    shared.advance_stop(StopPhase::Canceling);
-    // Who was inside when the phase changed has left, and nothing new is let in: none can appear any more.
-    shared.drain_external();
-    if shared.live() > 0 {
-        return stop(shared, deadline_ns);
+        // Who was inside when the phase changed may have spawned; when it has left, none can appear any more.
+        shared.drain_external();
+        if shared.live() == 0 {
+            break;
+        }
+        if clock::now_ns() >= deadline_ns {
+            return Err(Error::TIMEDOUT);
+        }
     }
     shared.exiting.store(true, Ordering::SeqCst);
     for core in 0..shared.cores() {
         shared.wake_core(core);
     }
     Ok(())
-}
-
-fn settled(shared: &Shared) -> bool {
-    shared.live() == 0
 }
 
 /// Waits until no vthread is left or the deadline has passed. With `sweep`, cancels all waits that often.
