@@ -393,7 +393,7 @@ int swn_detach(swn_vthread_t vt);
 swn_vthread_t swn_self(void);
 
 /**
- * Gives up the turn: the vthreads of this core that are ready to go on run first, and new ones get their share of turns.
+ * Gives up the turn: other runnable vthreads of this core go first, those that are ready to go on and new ones in turn.
  * SWN_ENOTVTHREAD outside a vthread. May park.
  */
 int swn_yield(void);
@@ -637,7 +637,7 @@ int swn_unix_listen(const char *path, int backlog);
 int swn_unix_connect(const char *path, uint64_t deadline_ns);
 
 /**
- * A pipe: fds[0] to read, fds[1] to write, both owned (released with swn_close), non-blocking and close-on-exec. 0 or an
+ * A pipe: `fds[0]` to read, `fds[1]` to write, both owned (released with swn_close), non-blocking and close-on-exec. 0 or an
  * error of pipe(2). Any thread; never parks.
  *
  * fds has room for two.

@@ -283,7 +283,7 @@ pub unsafe extern "C" fn swn_unix_connect(path: *const c_char, deadline_ns: u64)
     })
 }
 
-/// A pipe: fds[0] to read, fds[1] to write, both owned (released with swn_close), non-blocking and close-on-exec. 0 or an
+/// A pipe: `fds[0]` to read, `fds[1]` to write, both owned (released with swn_close), non-blocking and close-on-exec. 0 or an
 /// error of pipe(2). Any thread; never parks.
 ///
 /// # Safety

@@ -246,7 +246,7 @@ pub extern "C" fn swn_self() -> swn_vthread_t {
     }
 }
 
-/// Gives up the turn: the vthreads of this core that are ready to go on run first, and new ones get their share of turns.
+/// Gives up the turn: other runnable vthreads of this core go first, those that are ready to go on and new ones in turn.
 /// SWN_ENOTVTHREAD outside a vthread. May park.
 #[unsafe(no_mangle)]
 pub extern "C" fn swn_yield() -> c_int {

@@ -47,6 +47,9 @@ pub(crate) struct Core {
     trimmed_at: u64,
     picks: u32,
     woken: u32,
+    /// The last vthread gave up its turn: then also those go first that come after resumed ones otherwise.
+    yielded: bool,
+    gave_way: bool,
     lifo_run: u32,
     since_poll: u32,
     poll_ticks: u64,
@@ -77,6 +80,8 @@ impl Core {
             trimmed_at: 0,
             picks: index as u32,
             woken: 0,
+            yielded: false,
+            gave_way: false,
             lifo_run: 0,
             since_poll: 0,
             poll_ticks: shared.rate.ticks_in(POLL_NS),
@@ -144,6 +149,7 @@ impl Core {
     /// Queues a vthread that gave up its turn.
     #[inline]
     pub(crate) fn requeue(&mut self, record: RecordRef) {
+        self.yielded = true;
         // SAFETY: the carrier holds the vthread it unmounted.
         let fixed = unsafe { record.body() }.fixed_core;
         record.get().ready_tick.set(0);
@@ -217,6 +223,19 @@ impl Core {
             && let Some(record) = self.fair_work()
         {
             return Some(record);
+        }
+        // Every other pick at most, so that new ones which yield do not keep the resumed waiting.
+        self.gave_way = self.yielded && !self.gave_way;
+        self.yielded = false;
+        if self.gave_way {
+            if let Some(record) = self.queue.pop_new() {
+                return Some(record);
+            }
+            if self.shared().injector.len() > 0
+                && let Some(record) = self.take_injected()
+            {
+                return Some(record);
+            }
         }
         if self.lifo_run < LIFO_MAX
             && let Some(record) = self.remote().queue.take_lifo()

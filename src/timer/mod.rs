@@ -6,7 +6,7 @@
 //! | file     | what                                                                     |
 //! |----------|--------------------------------------------------------------------------|
 //! | `node`   | [`TimerNode`], the intrusive node in the waiter's frame, and its key      |
-//! | `wheel`  | [`Wheel`], the hierarchical timing wheel, for one caller at a time        |
+//! | `wheel`  | `Wheel`, the hierarchical timing wheel, for one caller at a time        |
 //! | `shared` | [`SharedWheel`], a core's wheel behind a lock, with its earliest deadline |
 
 mod node;

@@ -4,10 +4,13 @@
 
 enum { YIELDERS = 20 };
 static uint64_t turns[YIELDERS];
-static int stop, done;
+static int stop, done, started, go;
 
 static void *yielder(void *slot) {
   uint64_t *mine = (uint64_t *)slot;
+  /* Turns count from when all are there: the thread that spawns them may be held up between two. */
+  __atomic_add_fetch(&started, 1, __ATOMIC_SEQ_CST);
+  while (!__atomic_load_n(&go, __ATOMIC_SEQ_CST)) CHECK_OK(swn_yield());
   while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
     __atomic_add_fetch(mine, 1, __ATOMIC_RELAXED);
     CHECK_OK(swn_yield());
@@ -37,9 +40,11 @@ int main(void) {
     swn_runtime_t *rt = start(cores);
     swn_vthread_t vts[YIELDERS];
     int fds[2];
-    stop = done = 0;
+    stop = done = started = go = 0;
     memset(turns, 0, sizeof turns);
     for (int i = 0; i < YIELDERS; i++) vts[i] = spawn(rt, yielder, &turns[i]);
+    AWAIT(__atomic_load_n(&started, __ATOMIC_SEQ_CST) == YIELDERS);
+    __atomic_store_n(&go, 1, __ATOMIC_SEQ_CST);
 
     /* All of these happen beside the yielders or the test never ends. */
     CHECK_OK(swn_pipe(fds));
