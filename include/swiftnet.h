@@ -250,9 +250,10 @@ int swn_runtime_options_init(swn_runtime_options_t *o, size_t size);
 /**
  * Starts a runtime and stores its handle in *out. o: options, borrowed for the call; NULL: defaults. Errors: -EINVAL,
  * -ERANGE (a value out of its range), SWN_EVERSION, -EAGAIN (255 runtimes, or no more threads), -ENOMEM, -EMFILE. Starts
- * one thread per core and a monitor; they block all signals but faults, so signal handlers run on the host's threads. Any thread.
+ * one thread per core, and a monitor if there are several; they block all signals but faults, so signal handlers run on the host's threads. Any thread.
  */
-int swn_runtime_start(const swn_runtime_options_t *o, swn_runtime_t **out);
+int swn_runtime_start(const swn_runtime_options_t *o,
+                      swn_runtime_t **out);
 
 /**
  * Stops a runtime: vthreads may end by themselves for half of the time; then every wait of theirs returns -ECANCELED, and

@@ -105,7 +105,7 @@ pub unsafe extern "C" fn swn_runtime_options_init(
 
 /// Starts a runtime and stores its handle in *out. o: options, borrowed for the call; NULL: defaults. Errors: -EINVAL,
 /// -ERANGE (a value out of its range), SWN_EVERSION, -EAGAIN (255 runtimes, or no more threads), -ENOMEM, -EMFILE. Starts
-/// one thread per core and a monitor; they block all signals but faults, so signal handlers run on the host's threads. Any thread.
+/// one thread per core, and a monitor if there are several; they block all signals but faults, so signal handlers run on the host's threads. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn swn_runtime_start(
     o: *const swn_runtime_options_t,

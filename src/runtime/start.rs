@@ -78,6 +78,10 @@ fn build(
             }
         }
     }
+    if cores == 1 {
+        // With no other core there is nobody to whom the work of a stuck one could be given.
+        return Ok(runtime);
+    }
     match spawn_monitor(&runtime.shared) {
         Ok(thread) => {
             let mut threads = runtime

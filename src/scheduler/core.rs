@@ -285,9 +285,7 @@ impl Core {
     fn take_fixed(&mut self) -> Option<RecordRef> {
         if !self.remote().inbox.is_empty() {
             let mut arrived = RecordList::new();
-            if self.remote().inbox.drain(&mut arrived) > 1 {
-                self.shared().notify();
-            }
+            let several = self.remote().inbox.drain(&mut arrived) > 1;
             while let Some(record) = arrived.pop_front() {
                 // SAFETY: taken from the inbox: this core holds it.
                 if unsafe { record.body() }.fixed_core == NO_CORE {
@@ -298,6 +296,10 @@ impl Core {
                 } else {
                     self.fixed.push_back(record);
                 }
+            }
+            // Once they are in the queues: who is woken must find them.
+            if several {
+                self.shared().notify();
             }
             if let Some(record) = self.fixed.pop_front() {
                 return Some(record);
