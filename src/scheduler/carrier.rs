@@ -360,18 +360,20 @@ fn ended(shared: &Shared, carrier: &Carrier, record: RecordRef, mount: NonNull<M
     finish(shared, carrier, record);
 }
 
-/// Tells the joiner, or frees the record; and counts.
+/// Counts, and tells the joiner or frees the record.
 #[inline]
 fn finish(shared: &Shared, carrier: &Carrier, record: RecordRef) {
+    // Before the joiner can know of the end: the statistics that it reads then have it.
+    core_of(carrier).remote().metrics.completed.increment();
     match join::end(record) {
         Ending::Freed { usable } => core_of(carrier).records.give(&shared.table, record, usable),
         Ending::Left(Some(Claimed::Wake(wake))) => wake.run(),
         Ending::Left(_) => {}
     }
-    // After the join, so that "all have ended" means that nothing of them is left to do.
-    let completed = &core_of(carrier).remote().metrics.completed;
+    // After the join, so that "all have left" means that nothing of them is left to do.
+    let left = &core_of(carrier).remote().left;
     std::sync::atomic::fence(Ordering::Release);
-    completed.increment();
+    left.increment();
     if shared.stop_phase() != StopPhase::Running {
         let _lock = shared
             .ended

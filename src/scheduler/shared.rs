@@ -34,6 +34,8 @@ pub(crate) struct Remote {
     /// these and the histogram of slices (`runtime::snapshot`), so that a switch counts only once.
     pub(crate) started: Counter,
     pub(crate) overcharged_ns: Counter,
+    /// Vthreads that have ended here and of which nothing is left to do: `completed`, a little later.
+    pub(crate) left: Counter,
     /// Whether a vthread is mounted; written by the core, read by a core that looks whether this one is stuck.
     pub(crate) mounted: AtomicBool,
     /// Asleep in the driver, or about to be.
@@ -135,6 +137,7 @@ impl Shared {
                 metrics: CoreMetrics::default(),
                 started: Counter::new(),
                 overcharged_ns: Counter::new(),
+                left: Counter::new(),
                 mounted: AtomicBool::new(false),
                 parked: AtomicBool::new(false),
             }));
@@ -272,7 +275,7 @@ impl Shared {
     /// Vthreads that have been spawned and have not ended. Exact when nothing changes meanwhile; never too low to be 0
     /// while one lives: ended ones are counted first.
     pub(crate) fn live(&self) -> u64 {
-        let ended: u64 = self.remotes.iter().map(|r| r.metrics.completed.get()).sum();
+        let ended: u64 = self.remotes.iter().map(|r| r.left.get()).sum();
         std::sync::atomic::fence(Ordering::Acquire);
         let spawned: u64 = self.remotes.iter().map(|r| r.metrics.spawned.get()).sum();
         (spawned + self.spawned_outside.load(Ordering::Acquire)).saturating_sub(ended)
