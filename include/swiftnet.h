@@ -116,7 +116,8 @@ uint64_t swn_deadline_after(uint64_t timeout_ns);
 /* ---- runtime ----------------------------------------------------------------------------------- */
 
 /**
- * Carriers are put on CPUs if they fill the allowed ones, no CPU quota is set and this is the only runtime.
+ * What serves most hosts: in this version, as SWN_AFFINITY_NONE. A carrier that is bound to a CPU cannot move away from
+ * another thread that wants it, and its work waits meanwhile, even beside an idle CPU.
  */
 #define SWN_AFFINITY_AUTO 0
 

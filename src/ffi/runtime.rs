@@ -17,7 +17,8 @@ pub struct swn_runtime_t {
     _opaque: [u8; 0],
 }
 
-/// Carriers are put on CPUs if they fill the allowed ones, no CPU quota is set and this is the only runtime.
+/// What serves most hosts: in this version, as SWN_AFFINITY_NONE. A carrier that is bound to a CPU cannot move away from
+/// another thread that wants it, and its work waits meanwhile, even beside an idle CPU.
 pub const SWN_AFFINITY_AUTO: u32 = 0;
 /// Carriers are left to the operating system.
 pub const SWN_AFFINITY_NONE: u32 = 1;

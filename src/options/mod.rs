@@ -20,8 +20,6 @@ const OFFLOAD_DEFAULT: u32 = 64;
 /// Whether carriers are put on CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Affinity {
-    /// If that fills the machine and this is the only runtime.
-    Auto,
     None,
     Pin,
 }
@@ -64,7 +62,8 @@ impl Options {
     pub(crate) fn check(given: Given, usable: usize) -> Result<Options> {
         let usable = u32::try_from(usable).unwrap_or(1).clamp(1, CORES_MAX);
         let affinity = match given.affinity {
-            0 => Affinity::Auto,
+            // A bound carrier cannot give way (docs/decisions/0009-no-affinity-by-default.md).
+            0 => Affinity::None,
             1 => Affinity::None,
             2 => Affinity::Pin,
             _ => return Err(Error::INVAL),

@@ -7,7 +7,10 @@ pub(crate) mod clock;
 #[cfg(not(loom))]
 pub(crate) mod fork;
 #[cfg(not(loom))]
+pub(crate) mod os_thread;
+#[cfg(not(loom))]
 pub(crate) mod pad;
+pub(crate) mod prefetch;
 #[cfg(not(loom))]
 pub(crate) mod tls;
 pub(crate) mod word_lock;

@@ -77,6 +77,12 @@ impl Direction {
         }
     }
 
+    /// Asks for what an event will touch.
+    #[inline(always)]
+    pub(crate) fn prefetch_waiter(&self) {
+        self.waiters.prefetch_front();
+    }
+
     /// What is known now; before an attempt.
     pub(crate) fn read(&self) -> Reading {
         // Acquire: an attempt that follows an event also sees what that event announced.

@@ -88,6 +88,7 @@ pub(crate) enum Release {
 ///   more and no claim of it is under way; so no buffer is touched afterwards. Bytes already received are never dropped:
 ///   a back end that receives by itself must keep them as the operation's result, which the next `try_complete` reports.
 ///   (Readiness receives nothing by itself.) Disarming an operation that is not armed does nothing.
+/// * A claim with `Woken` by the driver of an operation of one direction ends its arming: it need not be disarmed.
 /// * Claims are made under the driver's lock; the wakes they give are handed to the caller, who runs them with no lock
 ///   held.
 pub(crate) trait Driver: Send + Sync {
@@ -220,7 +221,13 @@ pub(crate) fn drive(
             };
             park.with_driver(arm).unwrap_or(Armed::Retry)
         })?;
-        drop(armed);
+        if outcome == Some(Outcome::Woken) && operation.directions() != operation::Directions::Both
+        {
+            // The driver took its one waiter out when it claimed the wait.
+            std::mem::forget(armed);
+        } else {
+            drop(armed);
+        }
         match outcome {
             None | Some(Outcome::Woken) => {}
             Some(Outcome::TimedOut) => effort = Effort::Always,

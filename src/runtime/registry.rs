@@ -57,14 +57,6 @@ static PLACES: [Place; RUNTIMES] = [const {
     }
 }; RUNTIMES];
 
-/// How many runtimes there are.
-pub(crate) fn running() -> usize {
-    PLACES
-        .iter()
-        .filter(|p| p.state.load(Ordering::Relaxed) == RUNNING)
-        .count()
-}
-
 /// A runtime's handle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RuntimeId {

@@ -20,7 +20,7 @@ pub(crate) fn start(given: Given) -> Result<RuntimeId> {
     let topology = Topology::read();
     let options = Options::check(given, topology.usable())?;
     let reserved = registry::reserve()?;
-    match build(options, &topology, reserved.index, reserved.generation) {
+    match build(options, reserved.index, reserved.generation) {
         Ok(runtime) => Ok(reserved.publish(runtime)),
         Err(e) => {
             reserved.abandon();
@@ -29,17 +29,11 @@ pub(crate) fn start(given: Given) -> Result<RuntimeId> {
     }
 }
 
-fn build(
-    options: Options,
-    topology: &Topology,
-    index: u8,
-    generation: u32,
-) -> Result<Box<Runtime>> {
+fn build(options: Options, index: u8, generation: u32) -> Result<Box<Runtime>> {
     let cores = options.cores;
     let pinned = match options.affinity {
         Affinity::None => false,
         Affinity::Pin => true,
-        Affinity::Auto => topology.is_filled_by(cores) && registry::running() == 0,
     };
     let (offload_threads, class) = (options.offload_threads, options.stack);
     let (shared, queues) = Shared::new(options, index, generation)?;

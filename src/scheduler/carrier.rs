@@ -8,6 +8,7 @@ use super::core::Core;
 use super::current::{self, Carrier};
 use super::shared::{Shared, StopPhase};
 use crate::primitive::clock;
+use crate::primitive::os_thread::OsThread;
 use crate::stack::Stack;
 use crate::vthread::context::{self, Mount, Parting};
 use crate::vthread::hooks::ThreadState;
@@ -28,6 +29,7 @@ const EXACT_ABOVE_NS: u64 = 1_000_000;
 /// Runs `core` on the calling thread until the runtime exits.
 pub(crate) fn run(shared: &Shared, mut core: Box<Core>) {
     prepare_thread(shared, core.index);
+    let _ = core.remote().thread.set(OsThread::of_this_thread());
     core.cpu_mark_ns = clock::thread_cpu_ns();
     let carrier = Carrier {
         shared: ptr::from_ref(shared),
@@ -106,7 +108,11 @@ fn run_one(shared: &Shared, carrier: &Carrier, record: RecordRef) {
     // SAFETY: the core took the vthread from a queue and so holds it.
     let body = unsafe { record.body() };
     let mount = match NonNull::new(body.mount) {
-        Some(mount) => mount,
+        Some(mount) => {
+            // SAFETY: held.
+            unsafe { Mount::prefetch_stack(mount) };
+            mount
+        }
         None => match first_mount(shared, carrier, record) {
             Some(mount) => mount,
             None => return,

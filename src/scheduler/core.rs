@@ -25,6 +25,8 @@ const POLL_NS: u64 = 500_000;
 const STEAL_VICTIMS: usize = 4;
 /// Timers fired in one go.
 const FIRE_MAX: usize = 1024;
+/// Memory of woken vthreads is asked for so many steps before they are queued.
+const AHEAD: usize = 4;
 /// A core that has been idle this long gives back the memory of its stacks, beyond a few, and of arenas.
 const TRIM_AFTER_NS: u64 = 1_000_000_000;
 const TRIM_KEEP: usize = 16;
@@ -430,11 +432,25 @@ impl Core {
         }
         let index = self.shared().index;
         let mut wakes = std::mem::take(&mut self.wakes);
+        // Each is queued some steps after its memory was asked for; once it is queued another core may take it.
+        let mut coming = [None; AHEAD];
+        let mut at = 0;
         for wake in wakes.drain(..) {
-            match RecordRef::of_wake(wake, index) {
-                Ok(record) => self.schedule_batched(record),
-                Err(wake) => wake.run(),
+            let record = match RecordRef::of_wake(wake, index) {
+                Ok(record) => record,
+                Err(wake) => {
+                    wake.run();
+                    continue;
+                }
+            };
+            record.prefetch_mount();
+            if let Some(record) = coming[at].replace(record) {
+                self.schedule_batched(record);
             }
+            at = (at + 1) % AHEAD;
+        }
+        for record in (0..AHEAD).filter_map(|i| coming[(at + i) % AHEAD]) {
+            self.schedule_batched(record);
         }
         self.wakes = wakes;
         self.notify_if_worth();
@@ -446,7 +462,7 @@ impl Core {
         if fixed != NO_CORE {
             return self.schedule_fixed(usize::from(fixed), record);
         }
-        record.prefetch();
+        record.prefetch_stack();
         record.get().ready_tick.set(self.last_poll);
         self.queue.push_resumed(record);
     }

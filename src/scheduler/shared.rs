@@ -12,6 +12,7 @@ use crate::metrics::{CoreMetrics, CoreSnapshot, Counter};
 use crate::options::Options;
 use crate::primitive::clock::{self, TickRate};
 use crate::primitive::fork;
+use crate::primitive::os_thread::OsThread;
 use crate::primitive::pad::CachePadded;
 use crate::reactor::Reactor;
 use crate::stack::{Stack, StackPool};
@@ -21,7 +22,7 @@ use crate::vthread::record::{NO_CORE, RecordList, RecordRef, ScheduleRef, set_sc
 use crate::vthread::table::RecordTable;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 /// What others see of a core.
 pub(crate) struct Remote {
@@ -38,6 +39,8 @@ pub(crate) struct Remote {
     pub(crate) left: Counter,
     /// Whether a vthread is mounted; written by the core, read by a core that looks whether this one is stuck.
     pub(crate) mounted: AtomicBool,
+    /// The carrier that holds the core.
+    pub(crate) thread: OnceLock<OsThread>,
     /// Asleep in the driver, or about to be.
     pub(crate) parked: AtomicBool,
 }
@@ -139,6 +142,7 @@ impl Shared {
                 overcharged_ns: Counter::new(),
                 left: Counter::new(),
                 mounted: AtomicBool::new(false),
+                thread: OnceLock::new(),
                 parked: AtomicBool::new(false),
             }));
         }

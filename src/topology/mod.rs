@@ -20,12 +20,6 @@ impl Topology {
         self.usable
     }
 
-    /// Whether `cores` carriers fill exactly the allowed CPUs, and no quota takes part of them away: only then does
-    /// affinity help rather than harm.
-    pub(crate) fn is_filled_by(&self, cores: usize) -> bool {
-        cores == self.allowed.len() && self.usable == self.allowed.len()
-    }
-
     /// Puts the calling thread on the CPU for core `index`; false if the system refuses.
     pub(crate) fn pin(&self, index: usize) -> bool {
         match self.allowed.get(index % self.allowed.len().max(1)) {

@@ -16,6 +16,7 @@ use super::Schedule;
 use super::context::Mount;
 use super::state::StateWord;
 use crate::primitive::atomic::{AtomicPtr, AtomicU64, Ordering};
+use crate::primitive::prefetch;
 use crate::stack::StackClass;
 use crate::wait::{Claimed, Outcome, Reason, Target, TargetVtable, Wake};
 use std::cell::{Cell, UnsafeCell};
@@ -166,17 +167,22 @@ impl RecordRef {
         }
     }
 
-    /// Asks for the mount of a vthread that will be resumed soon, and for the stack below it where it is likely to have
-    /// switched away: with many vthreads, these are in no near cache. For its holder.
+    /// Asks for the mount of a vthread that will be resumed soon; then [`Self::prefetch_stack`]. For its holder.
     #[inline(always)]
-    pub(crate) fn prefetch(self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the holder reads the body; a prefetch of any address is harmless.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let mount = (*self.get().body.get()).mount.cast::<i8>();
-            _mm_prefetch::<_MM_HINT_T0>(mount);
-            _mm_prefetch::<_MM_HINT_T0>((&raw const self.get().seen).cast());
+    pub(crate) fn prefetch_mount(self) {
+        // SAFETY: the holder reads the body.
+        let mount = unsafe { (*self.get().body.get()).mount };
+        prefetch::line(mount);
+        prefetch::line(&raw const self.get().seen);
+    }
+
+    /// Asks for the part of its stack where it goes on. For its holder.
+    #[inline(always)]
+    pub(crate) fn prefetch_stack(self) {
+        // SAFETY: as above; a vthread that has a mount has it until it ends.
+        if let Some(mount) = NonNull::new(unsafe { (*self.get().body.get()).mount }) {
+            // SAFETY: the holder reads the mount of a vthread that is not running.
+            unsafe { Mount::prefetch_stack(mount) };
         }
     }
 

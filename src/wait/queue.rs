@@ -1,6 +1,7 @@
 //! The intrusive queue of waiters under a primitive.
 
 use super::{Claimed, Outcome, Target, Wake};
+use crate::primitive::prefetch;
 use std::cell::Cell;
 use std::marker::PhantomPinned;
 use std::ptr::NonNull;
@@ -65,6 +66,14 @@ pub(crate) struct WaitQueue {
 impl WaitQueue {
     pub(crate) fn is_empty(&self) -> bool {
         self.head.get().is_none()
+    }
+
+    /// Asks for the first node, by a look without the lock: it may be gone by then, which does no harm.
+    #[inline(always)]
+    pub(crate) fn prefetch_front(&self) {
+        // SAFETY: a plain word; read as a volatile, since a holder of the lock may be writing it. It is not dereferenced.
+        let front = unsafe { self.head.as_ptr().cast::<*const u8>().read_volatile() };
+        prefetch::line(front);
     }
 
     /// Links `node` at the end.

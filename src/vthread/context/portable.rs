@@ -82,6 +82,16 @@ pub(super) unsafe fn suspend(context: *mut Context, parting: Parting) {
     unsafe { (*(*context).suspender).suspend(parting) }
 }
 
+/// Where a suspended vthread's newest frame begins: about, the coroutine keeps it to itself.
+///
+/// # Safety
+/// `context` is that of a suspended vthread which the caller holds.
+#[inline(always)]
+pub(super) unsafe fn stack_pointer(context: *const Context) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { (*context).suspender.addr() }
+}
+
 /// Drops what is left of the context of an ended vthread.
 ///
 /// # Safety

@@ -155,6 +155,16 @@ pub(super) unsafe fn suspend(context: *mut Context, parting: Parting) {
     }
 }
 
+/// Where a suspended vthread's newest frame begins.
+///
+/// # Safety
+/// `context` is that of a suspended vthread which the caller holds.
+#[inline(always)]
+pub(super) unsafe fn stack_pointer(context: *const Context) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { (*context).own }
+}
+
 /// Drops what is left of the context of an ended vthread: nothing.
 ///
 /// # Safety
