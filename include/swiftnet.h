@@ -157,9 +157,19 @@ uint64_t swn_deadline_after(uint64_t timeout_ns);
 #define SWN_GUARD_NONE 3
 
 /**
+ * The best that the system has: SWN_PREEMPT_HANDOFF, or SWN_PREEMPT_COOPERATIVE where membarrier(2) is refused.
+ */
+#define SWN_PREEMPT_AUTO 0
+
+/**
  * A vthread gives up its core only in calls of this library.
  */
-#define SWN_PREEMPT_COOPERATIVE 0
+#define SWN_PREEMPT_COOPERATIVE 1
+
+/**
+ * The core of a vthread that runs over its slice, or blocks its OS thread, is handed to another OS thread.
+ */
+#define SWN_PREEMPT_HANDOFF 2
 
 /**
  * A runtime. Owned: released with swn_runtime_stop and swn_runtime_destroy. A checked handle, never dereferenced: a stale
@@ -184,7 +194,7 @@ typedef struct swn_runtime_options_t {
    */
   uint32_t affinity;
   /**
-   * Time after which a vthread should let others run, 100 us to 10 s; 0: 10 ms. Kept for the runtime; not yet acted on.
+   * Time after which a vthread has to let others run, 100 us to 10 s; 0: 10 ms.
    */
   uint64_t slice_ns;
   /**
@@ -203,6 +213,15 @@ typedef struct swn_runtime_options_t {
    * Most OS threads for calls that block (files, name look-up, swn_offload), up to 1,024; 0: 64. Started on demand.
    */
   uint32_t offload_threads;
+  /**
+   * SWN_PREEMPT_*.
+   */
+  uint32_t preemption;
+  /**
+   * Most carriers (OS threads that run vthreads) at a time, up to 32,768; 0: 4,096, or half of what RLIMIT_NPROC or the
+   * control group's pids.max allow if that is less. More than `cores` exist only while vthreads run too long.
+   */
+  uint32_t carriers_max;
 } swn_runtime_options_t;
 
 /**
@@ -234,7 +253,7 @@ typedef struct swn_features_t {
    */
   uint32_t affinity;
   /**
-   * SWN_PREEMPT_COOPERATIVE.
+   * SWN_PREEMPT_COOPERATIVE or SWN_PREEMPT_HANDOFF, as in force.
    */
   uint32_t preemption;
   /**
@@ -410,6 +429,48 @@ int swn_sleep_until(uint64_t deadline_ns);
  * Sleeps for timeout_ns nanoseconds, as swn_sleep_until.
  */
 int swn_sleep_for(uint64_t timeout_ns);
+
+/* ---- section ----------------------------------------------------------------------------------- */
+
+/**
+ * The calling vthread is about to block its OS thread: until swn_blocking_end its core serves others, on another OS thread.
+ * Not needed for that (the library notices after about a millisecond), but it saves the others that time; it costs some
+ * microseconds, so it is for calls that do block. Everything may be called meanwhile; waits work as always. Nests.
+ * 0; SWN_ENOTVTHREAD; SWN_EFORKED. Never parks.
+ */
+int swn_blocking_begin(void);
+
+/**
+ * Ends what swn_blocking_begin began; the outermost one queues up for a core. 0; -EINVAL: none was begun;
+ * SWN_ENOTVTHREAD; SWN_EFORKED. May park.
+ */
+int swn_blocking_end(void);
+
+/**
+ * The calling vthread stays on its OS thread until swn_unpin: for libraries that keep something in thread-local storage
+ * between calls. As SWN_SPAWN_BOUND for a time: it may wait, and others run on the thread meanwhile. Nests. 0;
+ * SWN_ENOTVTHREAD; SWN_EFORKED. May park, before the section begins.
+ */
+int swn_pin(void);
+
+/**
+ * Ends what swn_pin began. 0; -EINVAL: none was begun; SWN_ENOTVTHREAD; SWN_EFORKED. Never parks.
+ */
+int swn_unpin(void);
+
+/**
+ * The calling vthread keeps its core until swn_preempt_enable, and gives up no turn for having run too long: for short
+ * sections in which others wait for it. After ten slices the core is taken all the same, and counted
+ * (`handoffs_forced`). It does not exclude other vthreads, and does not keep the OS from running other threads. Nests. 0;
+ * SWN_ENOTVTHREAD; SWN_EFORKED. May park, before the section begins.
+ */
+int swn_preempt_disable(void);
+
+/**
+ * Ends what swn_preempt_disable began; the outermost one gives up a turn that is over. 0; -EINVAL: none was begun;
+ * SWN_ENOTVTHREAD; SWN_EFORKED. May park.
+ */
+int swn_preempt_enable(void);
 
 /* ---- local ------------------------------------------------------------------------------------- */
 
@@ -751,7 +812,7 @@ int swn_offload(swn_offload_fn fn, void *arg, void **result, uint64_t deadline_n
 #define SWN_STATE_WAITING 3
 
 /**
- * Runs on without a core; does not occur in this version.
+ * Runs on without a core, which was taken away because it ran over its slice or blocked.
  */
 #define SWN_STATE_PREEMPTED 4
 
@@ -886,11 +947,11 @@ typedef struct swn_stats_t {
    */
   uint64_t context_switches;
   /**
-   * Cores taken away from a vthread that ran too long; 0 in this version.
+   * Cores taken away from a vthread that ran over its slice. Not per core.
    */
   uint64_t preempted;
   /**
-   * Turns taken away at a runtime call; 0 in this version.
+   * Turns given up at a runtime call because the slice was over, or many calls were made without a wait.
    */
   uint64_t budget_yields;
   /**
@@ -953,6 +1014,50 @@ typedef struct swn_stats_t {
    * Vthreads in run queues now.
    */
   uint64_t queue_depth;
+  /**
+   * Carriers: OS threads that run vthreads. Not per core, like all that follow but the histograms.
+   */
+  uint64_t carriers;
+  /**
+   * Of these, resting until a core is handed to them.
+   */
+  uint64_t carriers_spare;
+  /**
+   * Of these, busy with a vthread that lost its core.
+   */
+  uint64_t carriers_without_core;
+  /**
+   * Carriers whose priority was lowered, because their vthread computed on without a core.
+   */
+  uint64_t carriers_lowered;
+  /**
+   * Cores handed to another carrier because the vthread was blocked in the kernel (for running too long: `preempted`).
+   */
+  uint64_t handoffs_blocked;
+  /**
+   * The same at swn_blocking_begin.
+   */
+  uint64_t handoffs_announced;
+  /**
+   * Cores handed to the thread of a bound vthread.
+   */
+  uint64_t handoffs_bound;
+  /**
+   * Cores taken from vthreads that had disabled preemption for over ten slices.
+   */
+  uint64_t handoffs_forced;
+  /**
+   * Cores that stayed where they were because `carriers_max` was reached, or the system gave no thread.
+   */
+  uint64_t handoffs_denied;
+  /**
+   * Vthreads that queued up for a core again after they had lost theirs.
+   */
+  uint64_t rejoins;
+  /**
+   * Vthreads that ended inside a section (swn_pin, swn_blocking_begin, swn_preempt_disable).
+   */
+  uint64_t sections_unbalanced;
   /**
    * From being runnable to running; wakes by other vthreads are sampled.
    */

@@ -45,6 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "reactor",
             "scheduler",
             "stack",
+            "topology",
             "vthread",
             "wait",
         ],
@@ -77,6 +78,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("stack", "mapping, guarding and registering stacks"),
     ("sync", "waiters that lie on stacks and in host storage"),
     ("timer", "intrusive links of the wheel"),
+    ("topology", "system calls on CPU sets and limits"),
     (
         "vthread",
         "switching stacks; records in slabs; host callbacks",

@@ -18,7 +18,7 @@ pub extern "C" fn swn_arena_alloc(bytes: usize, align: usize) -> *mut c_void {
         // SAFETY: the calling vthread's own mount; nothing else refers to its arena during this call.
         let arena = unsafe { &mut (*mount.as_ptr()).arena };
         let arena = arena.get_or_insert_with(|| {
-            let core = current::with_core(|core| core.index).unwrap_or(0);
+            let core = current::core_index().unwrap_or(0);
             shared.arenas.take(core)
         });
         arena

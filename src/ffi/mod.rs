@@ -18,6 +18,8 @@ mod runtime;
 
 mod vthread;
 
+mod section;
+
 mod local;
 
 mod arena;

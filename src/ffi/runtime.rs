@@ -37,8 +37,12 @@ pub const SWN_GUARD_MPROTECT: u32 = 2;
 /// Some stacks have no guard.
 pub const SWN_GUARD_NONE: u32 = 3;
 
+/// The best that the system has: SWN_PREEMPT_HANDOFF, or SWN_PREEMPT_COOPERATIVE where membarrier(2) is refused.
+pub const SWN_PREEMPT_AUTO: u32 = 0;
 /// A vthread gives up its core only in calls of this library.
-pub const SWN_PREEMPT_COOPERATIVE: u32 = 0;
+pub const SWN_PREEMPT_COOPERATIVE: u32 = 1;
+/// The core of a vthread that runs over its slice, or blocks its OS thread, is handed to another OS thread.
+pub const SWN_PREEMPT_HANDOFF: u32 = 2;
 
 /// How a runtime is started. Fill it with swn_runtime_options_init, then change what you want; a zero field is the default.
 #[repr(C)]
@@ -50,7 +54,7 @@ pub struct swn_runtime_options_t {
     pub cores: u32,
     /// SWN_AFFINITY_*.
     pub affinity: u32,
-    /// Time after which a vthread should let others run, 100 us to 10 s; 0: 10 ms. Kept for the runtime; not yet acted on.
+    /// Time after which a vthread has to let others run, 100 us to 10 s; 0: 10 ms.
     pub slice_ns: u64,
     /// Default stack, at most 1 MiB, rounded up to 16, 64, 256 or 1,024 KiB; 0: 256 KiB.
     pub stack_bytes: usize,
@@ -60,6 +64,11 @@ pub struct swn_runtime_options_t {
     pub driver: u32,
     /// Most OS threads for calls that block (files, name look-up, swn_offload), up to 1,024; 0: 64. Started on demand.
     pub offload_threads: u32,
+    /// SWN_PREEMPT_*.
+    pub preemption: u32,
+    /// Most carriers (OS threads that run vthreads) at a time, up to 32,768; 0: 4,096, or half of what RLIMIT_NPROC or the
+    /// control group's pids.max allow if that is less. More than `cores` exist only while vthreads run too long.
+    pub carriers_max: u32,
 }
 
 // SAFETY: repr(C), begins with size, all fields are plain integers.
@@ -83,7 +92,7 @@ pub struct swn_features_t {
     pub guard_mode: u32,
     /// SWN_AFFINITY_NONE or SWN_AFFINITY_PIN, as in force.
     pub affinity: u32,
-    /// SWN_PREEMPT_COOPERATIVE.
+    /// SWN_PREEMPT_COOPERATIVE or SWN_PREEMPT_HANDOFF, as in force.
     pub preemption: u32,
     /// The slice, as chosen at the start.
     pub slice_ns: u64,
@@ -124,6 +133,8 @@ pub unsafe extern "C" fn swn_runtime_start(
             arena_bytes: o.arena_bytes,
             driver: o.driver,
             offload_threads: o.offload_threads,
+            preemption: o.preemption,
+            carriers_max: o.carriers_max,
         })?;
         // SAFETY: not null; the host's to write.
         unsafe { out.write(id.to_bits() as *mut swn_runtime_t) };
@@ -178,7 +189,11 @@ pub unsafe extern "C" fn swn_runtime_features(
             } else {
                 SWN_AFFINITY_NONE
             },
-            preemption: SWN_PREEMPT_COOPERATIVE,
+            preemption: if f.hands_off {
+                SWN_PREEMPT_HANDOFF
+            } else {
+                SWN_PREEMPT_COOPERATIVE
+            },
             slice_ns: f.slice_ns,
         };
         // SAFETY: the host says that out has size bytes.

@@ -63,9 +63,9 @@ pub struct swn_stats_t {
     pub steal_attempts: u64,
     /// Switches back from a vthread.
     pub context_switches: u64,
-    /// Cores taken away from a vthread that ran too long; 0 in this version.
+    /// Cores taken away from a vthread that ran over its slice. Not per core.
     pub preempted: u64,
-    /// Turns taken away at a runtime call; 0 in this version.
+    /// Turns given up at a runtime call because the slice was over, or many calls were made without a wait.
     pub budget_yields: u64,
     /// Times a core woke up from sleep.
     pub wakeups: u64,
@@ -97,6 +97,28 @@ pub struct swn_stats_t {
     pub injected: u64,
     /// Vthreads in run queues now.
     pub queue_depth: u64,
+    /// Carriers: OS threads that run vthreads. Not per core, like all that follow but the histograms.
+    pub carriers: u64,
+    /// Of these, resting until a core is handed to them.
+    pub carriers_spare: u64,
+    /// Of these, busy with a vthread that lost its core.
+    pub carriers_without_core: u64,
+    /// Carriers whose priority was lowered, because their vthread computed on without a core.
+    pub carriers_lowered: u64,
+    /// Cores handed to another carrier because the vthread was blocked in the kernel (for running too long: `preempted`).
+    pub handoffs_blocked: u64,
+    /// The same at swn_blocking_begin.
+    pub handoffs_announced: u64,
+    /// Cores handed to the thread of a bound vthread.
+    pub handoffs_bound: u64,
+    /// Cores taken from vthreads that had disabled preemption for over ten slices.
+    pub handoffs_forced: u64,
+    /// Cores that stayed where they were because `carriers_max` was reached, or the system gave no thread.
+    pub handoffs_denied: u64,
+    /// Vthreads that queued up for a core again after they had lost theirs.
+    pub rejoins: u64,
+    /// Vthreads that ended inside a section (swn_pin, swn_blocking_begin, swn_preempt_disable).
+    pub sections_unbalanced: u64,
     /// From being runnable to running; wakes by other vthreads are sampled.
     pub run_delay: swn_histogram_t,
     /// From being mounted to being unmounted.
@@ -157,6 +179,17 @@ fn counters(c: &CoreSnapshot, size: usize) -> swn_stats_t {
         arena_bytes: 0,
         injected: c.injected,
         queue_depth: 0,
+        carriers: 0,
+        carriers_spare: 0,
+        carriers_without_core: 0,
+        carriers_lowered: 0,
+        handoffs_blocked: 0,
+        handoffs_announced: 0,
+        handoffs_bound: 0,
+        handoffs_forced: 0,
+        handoffs_denied: 0,
+        rejoins: 0,
+        sections_unbalanced: 0,
         run_delay: histogram(&c.run_delay),
         run_slice: histogram(&c.run_slice),
     }
@@ -190,6 +223,17 @@ pub unsafe extern "C" fn swn_stats_read(
             stack_failures: s.stack_failures,
             arena_bytes: s.arena_bytes,
             queue_depth: s.queue_depth,
+            carriers: s.carriers,
+            carriers_spare: s.carriers_spare,
+            carriers_without_core: s.carriers_without_core,
+            carriers_lowered: s.carriers_lowered,
+            handoffs_blocked: s.handoffs_blocked,
+            handoffs_announced: s.handoffs_announced,
+            handoffs_bound: s.handoffs_bound,
+            handoffs_forced: s.handoffs_forced,
+            handoffs_denied: s.handoffs_denied,
+            rejoins: s.rejoins,
+            sections_unbalanced: s.sections_unbalanced,
             ..counters(&s.total, size)
         };
         // SAFETY: the host says that out has size bytes.
@@ -260,7 +304,7 @@ pub const SWN_STATE_READY: u32 = 1;
 pub const SWN_STATE_RUNNING: u32 = 2;
 /// Waiting, for what the reason says.
 pub const SWN_STATE_WAITING: u32 = 3;
-/// Runs on without a core; does not occur in this version.
+/// Runs on without a core, which was taken away because it ran over its slice or blocked.
 pub const SWN_STATE_PREEMPTED: u32 = 4;
 /// Ended, and not yet joined.
 pub const SWN_STATE_DONE: u32 = 5;
@@ -321,13 +365,14 @@ fn context(v: &VthreadInfo, size: usize) -> swn_vthread_context_t {
         state: match v.phase {
             Phase::Free | Phase::Created => SWN_STATE_CREATED,
             Phase::Ready => SWN_STATE_READY,
+            Phase::Running if v.preempted => SWN_STATE_PREEMPTED,
             Phase::Running => SWN_STATE_RUNNING,
             Phase::Parked => SWN_STATE_WAITING,
             Phase::Done => SWN_STATE_DONE,
         },
         reason: u32::from(v.reason),
         core: u32::from(v.core),
-        mounted: u32::from(v.phase == Phase::Running),
+        mounted: u32::from(v.phase == Phase::Running && !v.preempted),
         last_resume_ns: v.last_resume_ns,
         cpu_time_us: v.cpu_ns / 1000,
         stack_bytes: v.stack_bytes,

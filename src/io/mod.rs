@@ -45,6 +45,7 @@ impl Park for Parking {
 /// Does an operation, waiting as the caller's kind does.
 fn perform(operation: &Operation<'_>, deadline_ns: u64) -> Result<usize> {
     if block::in_vthread() {
+        block::checkpoint();
         reactor::drive(operation, deadline_ns, &Parking)
     } else {
         thread::perform(operation, deadline_ns)

@@ -21,6 +21,17 @@ pub struct RuntimeSnapshot {
     pub stack_failures: u64,
     pub arena_bytes: u64,
     pub queue_depth: u64,
+    pub carriers: u64,
+    pub carriers_spare: u64,
+    pub carriers_without_core: u64,
+    pub carriers_lowered: u64,
+    pub handoffs_blocked: u64,
+    pub handoffs_announced: u64,
+    pub handoffs_bound: u64,
+    pub handoffs_forced: u64,
+    pub handoffs_denied: u64,
+    pub rejoins: u64,
+    pub sections_unbalanced: u64,
     /// One for each core, by its index.
     pub cores: Vec<CoreSnapshot>,
     /// All cores together, and whatever was counted outside of any.
@@ -35,7 +46,7 @@ enum Kind {
 
 impl RuntimeSnapshot {
     /// What is known of the runtime as a whole: name, kind, meaning, value.
-    fn scalars(&self) -> [(&'static str, Kind, &'static str, u64); 12] {
+    fn scalars(&self) -> [(&'static str, Kind, &'static str, u64); 23] {
         use Kind::{Counter, Gauge};
         [
             (
@@ -104,6 +115,72 @@ impl RuntimeSnapshot {
                 Gauge,
                 "Virtual threads that are ready to run.",
                 self.queue_depth,
+            ),
+            (
+                "carriers",
+                Gauge,
+                "OS threads that run virtual threads.",
+                self.carriers,
+            ),
+            (
+                "carriers_spare",
+                Gauge,
+                "Of these, resting without a core.",
+                self.carriers_spare,
+            ),
+            (
+                "carriers_without_core",
+                Gauge,
+                "Of these, busy with a virtual thread that lost its core.",
+                self.carriers_without_core,
+            ),
+            (
+                "carriers_lowered",
+                Counter,
+                "Carriers whose priority was lowered.",
+                self.carriers_lowered,
+            ),
+            (
+                "handoffs_blocked",
+                Counter,
+                "Cores handed on because a virtual thread blocked its carrier.",
+                self.handoffs_blocked,
+            ),
+            (
+                "handoffs_announced",
+                Counter,
+                "Cores handed on because a virtual thread was about to block.",
+                self.handoffs_announced,
+            ),
+            (
+                "handoffs_bound",
+                Counter,
+                "Cores handed to the thread of a bound virtual thread.",
+                self.handoffs_bound,
+            ),
+            (
+                "handoffs_forced",
+                Counter,
+                "Cores taken from virtual threads that had disabled preemption for too long.",
+                self.handoffs_forced,
+            ),
+            (
+                "handoffs_denied",
+                Counter,
+                "Cores that stayed because there were too many carriers.",
+                self.handoffs_denied,
+            ),
+            (
+                "rejoins",
+                Counter,
+                "Virtual threads that queued up again after they had lost their core.",
+                self.rejoins,
+            ),
+            (
+                "sections_unbalanced",
+                Counter,
+                "Virtual threads that ended inside a section.",
+                self.sections_unbalanced,
             ),
         ]
     }

@@ -17,11 +17,23 @@ const OFFLOAD_MAX: u32 = 1024;
 /// Guess: enough that a few slow name servers do not hold up file reads; each costs a stack when idle, for 10 s.
 const OFFLOAD_DEFAULT: u32 = 64;
 
+/// Most carriers that may be asked for.
+const CARRIERS_MAX: u32 = 32_768;
+
 /// Whether carriers are put on CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Affinity {
     None,
     Pin,
+}
+
+/// What happens to a vthread that runs too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Preemption {
+    /// It gives up its turn at calls of the runtime only.
+    Cooperative,
+    /// Its core is handed to another carrier.
+    HandOff,
 }
 
 /// The options as a host gave them; zero stands for the default.
@@ -34,6 +46,8 @@ pub(crate) struct Given {
     pub(crate) arena_bytes: usize,
     pub(crate) driver: u32,
     pub(crate) offload_threads: u32,
+    pub(crate) preemption: u32,
+    pub(crate) carriers_max: u32,
 }
 
 /// Checked options.
@@ -45,6 +59,9 @@ pub(crate) struct Options {
     pub(crate) stack: StackClass,
     pub(crate) arena_bytes: usize,
     pub(crate) offload_threads: usize,
+    pub(crate) preemption: Preemption,
+    /// Most carriers at a time.
+    pub(crate) carriers_max: usize,
 }
 
 fn in_range<T: PartialOrd + Default + Copy>(value: T, default: T, min: T, max: T) -> Result<T> {
@@ -58,14 +75,22 @@ fn in_range<T: PartialOrd + Default + Copy>(value: T, default: T, min: T, max: T
 }
 
 impl Options {
-    /// `usable` is the number of CPUs that a default start fills.
-    pub(crate) fn check(given: Given, usable: usize) -> Result<Options> {
+    /// `usable` is the number of CPUs that a default start fills, `threads` how many carriers the system will stand.
+    pub(crate) fn check(given: Given, usable: usize, threads: usize) -> Result<Options> {
+        let threads = u32::try_from(threads)
+            .unwrap_or(CARRIERS_MAX)
+            .clamp(1, CARRIERS_MAX);
         let usable = u32::try_from(usable).unwrap_or(1).clamp(1, CORES_MAX);
         let affinity = match given.affinity {
             // A bound carrier cannot give way (docs/decisions/0009-no-affinity-by-default.md).
             0 => Affinity::None,
             1 => Affinity::None,
             2 => Affinity::Pin,
+            _ => return Err(Error::INVAL),
+        };
+        let preemption = match given.preemption {
+            0 | 2 => Preemption::HandOff,
+            1 => Preemption::Cooperative,
             _ => return Err(Error::INVAL),
         };
         // 0 chooses, 1 is readiness: the one back end of this version.
@@ -84,6 +109,8 @@ impl Options {
             arena_bytes: in_range(given.arena_bytes, ARENA_DEFAULT, ARENA_MIN, ARENA_MAX)?,
             offload_threads: in_range(given.offload_threads, OFFLOAD_DEFAULT, 1, OFFLOAD_MAX)?
                 as usize,
+            preemption,
+            carriers_max: in_range(given.carriers_max, threads, 1, CARRIERS_MAX)? as usize,
         })
     }
 }
@@ -94,7 +121,7 @@ mod tests {
 
     #[test]
     fn zero_is_the_default_and_absurd_values_are_refused() {
-        let o = Options::check(Given::default(), 3).unwrap();
+        let o = Options::check(Given::default(), 3, 4096).unwrap();
         assert_eq!(
             (o.cores, o.slice_ns, o.arena_bytes),
             (3, SLICE_DEFAULT_NS, ARENA_DEFAULT)
@@ -123,7 +150,7 @@ mod tests {
         ];
         for given in bad {
             assert_eq!(
-                Options::check(given, 3).err(),
+                Options::check(given, 3, 4096).err(),
                 Some(Error::RANGE),
                 "{given:?}"
             );
@@ -134,7 +161,8 @@ mod tests {
                     affinity: 9,
                     ..Given::default()
                 },
-                3
+                3,
+                4096
             )
             .err(),
             Some(Error::INVAL)
@@ -145,7 +173,8 @@ mod tests {
                     driver: 9,
                     ..Given::default()
                 },
-                3
+                3,
+                4096
             )
             .err(),
             Some(Error::INVAL)

@@ -6,6 +6,7 @@
 pub(crate) mod clock;
 #[cfg(not(loom))]
 pub(crate) mod fork;
+pub(crate) mod membarrier;
 #[cfg(not(loom))]
 pub(crate) mod os_thread;
 #[cfg(not(loom))]

@@ -1,6 +1,7 @@
 //! What one thread can learn of another: how much CPU time it has used, and whether it waits in the kernel.
 
 use super::clock;
+use std::io::Write;
 
 /// An OS thread of this process, seen from others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,28 +34,64 @@ impl OsThread {
         }
     }
 
+    /// Its number (gettid(2)).
+    pub(crate) fn id(self) -> i32 {
+        self.id
+    }
+
+    /// Sets its priority (setpriority(2); on Linux of the thread alone). False if the system refuses, as it does to raise
+    /// it without privilege.
+    pub(crate) fn set_priority(self, nice: i32) -> bool {
+        // SAFETY: takes no pointers. A number that has been used again by another thread of this process cannot be meant:
+        // callers know that the thread lives.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.id as libc::id_t, nice.min(19)) == 0 }
+    }
+
     /// CPU time it has used, in nanoseconds; 0 when it has ended.
     pub(crate) fn cpu_ns(self) -> u64 {
         clock::clock_ns(self.cpu)
     }
 
-    /// What it is doing. Costs about 10 us.
+    /// What it is doing. Costs some microseconds. Allocates nothing: a thread of low priority may hold the allocator's lock.
     pub(crate) fn activity(self) -> Activity {
-        let path = format!("/proc/self/task/{}/stat", self.id);
-        let Ok(text) = std::fs::read(path) else {
-            return Activity::Unknown;
-        };
+        let mut text = [0; 128];
+        let len = self.read_stat(&mut text);
         // The state follows the name, which is in brackets and may hold any byte (proc_pid_stat(5)).
+        let text = &text[..len];
         let state = text
             .iter()
             .rposition(|b| *b == b')')
-            .map(|at| text.get(at + 2));
-        match state.flatten() {
+            .and_then(|at| text.get(at + 2));
+        match state {
             Some(b'R') => Activity::Runnable,
             Some(b'S' | b'D' | b'T' | b't') => Activity::Blocked,
             _ => Activity::Unknown,
         }
     }
+
+    /// The beginning of /proc/self/task/N/stat; how much of it there is.
+    fn read_stat(self, into: &mut [u8]) -> usize {
+        let mut path = [0; 48];
+        if write!(&mut path[..47], "/proc/self/task/{}/stat", self.id).is_err() {
+            return 0;
+        }
+        // SAFETY: the path ends with a zero; the read is bounded by the buffer.
+        unsafe {
+            let file = libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
+            if file < 0 {
+                return 0;
+            }
+            let len = libc::read(file, into.as_mut_ptr().cast(), into.len());
+            libc::close(file);
+            usize::try_from(len).unwrap_or(0)
+        }
+    }
+}
+
+/// The calling thread's priority, as its threads inherit it.
+pub(crate) fn priority() -> i32 {
+    // SAFETY: takes no pointers; 0 is the calling thread. -1 is a value as well as an error, which cannot happen for it.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 
 /// Runtimes a process can have at a time.
 pub(crate) const RUNTIMES: usize = 255;
@@ -32,7 +31,6 @@ const STOPPED: u32 = 3;
 /// A runtime with its threads.
 pub(crate) struct Runtime {
     pub(crate) shared: Box<Shared>,
-    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     /// One stop at a time.
     pub(crate) stopping: Mutex<()>,
     pub(crate) started_ns: u64,

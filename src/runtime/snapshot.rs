@@ -8,7 +8,7 @@ use crate::scheduler::spawn;
 use crate::stack::Stack;
 use crate::vthread::record::RecordRef;
 use crate::vthread::state::Phase;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The gauges, the cores and their sum.
 pub(crate) fn runtime_snapshot(runtime: &Runtime) -> RuntimeSnapshot {
@@ -21,7 +21,11 @@ pub(crate) fn runtime_snapshot(runtime: &Runtime) -> RuntimeSnapshot {
     for core in &cores {
         total.merge(core);
     }
+    total.merge(&shared.unheld_snapshot());
     total.spawned += shared.spawned_outside.load(Ordering::Relaxed);
+    let (counts, strength) = (&shared.crew.counts, shared.crew.strength());
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    total.preempted = of(&counts.slice);
     RuntimeSnapshot {
         uptime_ns: clock::now_ns().saturating_sub(runtime.started_ns),
         cores_parked: shared
@@ -38,6 +42,17 @@ pub(crate) fn runtime_snapshot(runtime: &Runtime) -> RuntimeSnapshot {
         stack_failures: stacks.failures as u64,
         arena_bytes: shared.arenas.counts().bytes as u64,
         queue_depth: shared.queue_depth() as u64,
+        carriers: strength.alive as u64,
+        carriers_spare: strength.spares as u64,
+        carriers_without_core: strength.without as u64,
+        carriers_lowered: of(&counts.lowered),
+        handoffs_blocked: of(&counts.blocked),
+        handoffs_announced: of(&counts.announced),
+        handoffs_bound: of(&counts.bound),
+        handoffs_forced: of(&counts.forced),
+        handoffs_denied: of(&counts.denied),
+        rejoins: of(&counts.rejoined),
+        sections_unbalanced: of(&counts.unbalanced),
         cores,
         total,
     }
@@ -52,6 +67,8 @@ pub(crate) fn core_snapshot(shared: &Shared, index: usize) -> Option<CoreSnapsho
 pub(crate) struct VthreadInfo {
     pub(crate) handle: u64,
     pub(crate) phase: Phase,
+    /// It runs without a core.
+    pub(crate) preempted: bool,
     pub(crate) reason: u8,
     pub(crate) core: u16,
     pub(crate) last_resume_ns: u64,
@@ -76,6 +93,7 @@ pub(crate) fn describe(shared: &Shared, record: RecordRef, deep: bool) -> Option
     let info = VthreadInfo {
         handle,
         phase: before.phase(),
+        preempted: vthread.is_preempted(),
         // A completion that has not started waits too.
         reason: if started || before.open_wait().is_some() {
             vthread.seen.reason.load(Ordering::Relaxed) & 0x7f

@@ -7,18 +7,17 @@ use crate::options::{Affinity, Given, Options};
 use crate::primitive::clock;
 use crate::scheduler::core::Core;
 use crate::scheduler::shared::Shared;
-use crate::scheduler::{carrier, current, monitor, shutdown};
+use crate::scheduler::{current, shutdown};
 use crate::stack::{GuardMode, StackCache};
-use crate::topology::Topology;
+use crate::topology::{self, Topology};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Starts a runtime.
 pub(crate) fn start(given: Given) -> Result<RuntimeId> {
     let topology = Topology::read();
-    let options = Options::check(given, topology.usable())?;
+    let options = Options::check(given, topology.usable(), topology::thread_limit())?;
     let reserved = registry::reserve()?;
     match build(options, reserved.index, reserved.generation) {
         Ok(runtime) => Ok(reserved.publish(runtime)),
@@ -30,7 +29,6 @@ pub(crate) fn start(given: Given) -> Result<RuntimeId> {
 }
 
 fn build(options: Options, index: u8, generation: u32) -> Result<Box<Runtime>> {
-    let cores = options.cores;
     let pinned = match options.affinity {
         Affinity::None => false,
         Affinity::Pin => true,
@@ -54,79 +52,22 @@ fn build(options: Options, index: u8, generation: u32) -> Result<Box<Runtime>> {
     first.trim(&shared.stacks, 0);
     let runtime = Box::new(Runtime {
         shared,
-        threads: Mutex::new(Vec::with_capacity(cores)),
         stopping: Mutex::new(()),
         started_ns: clock::now_ns(),
     });
     for (core, queue) in queues.into_iter().enumerate() {
-        let core = Box::new(Core::new(core, &runtime.shared, queue));
-        match spawn_carrier(&runtime.shared, core) {
-            Ok(thread) => runtime
-                .threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(thread),
-            Err(e) => {
-                take_down(&runtime);
-                return Err(e);
-            }
-        }
-    }
-    if cores == 1 {
-        // With no other core there is nobody to whom the work of a stuck one could be given.
-        return Ok(runtime);
-    }
-    match spawn_monitor(&runtime.shared) {
-        Ok(thread) => {
-            let mut threads = runtime
-                .threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            threads.push(thread);
-        }
-        Err(e) => {
+        let shared = &runtime.shared;
+        let core = Box::new(Core::new(core, shared, queue));
+        if let Err(e) = shared.crew.start(shared, core) {
             take_down(&runtime);
             return Err(e);
         }
     }
+    if let Err(e) = runtime.shared.crew.start_monitor(&runtime.shared) {
+        take_down(&runtime);
+        return Err(e);
+    }
     Ok(runtime)
-}
-
-/// A shared reference that crosses to a carrier.
-struct Carried(*const Shared);
-
-// SAFETY: `Shared` is Sync, and outlives its carriers: they are joined before it is dropped.
-unsafe impl Send for Carried {}
-
-fn spawn_carrier(shared: &Shared, core: Box<Core>) -> Result<JoinHandle<()>> {
-    let carried = Carried(std::ptr::from_ref(shared));
-    let name = format!("swn-{}", core.index);
-    // Carriers run scheduler code and no host code on their own stack.
-    let builder = std::thread::Builder::new()
-        .name(name)
-        .stack_size(128 * 1024);
-    // A thread inherits its creator's mask: not even for a moment is a signal of the process taken by a carrier.
-    let _masked = carrier::SignalsBlocked::new();
-    let thread = builder.spawn(move || {
-        let carried = carried;
-        // SAFETY: see `Carried`.
-        carrier::run(unsafe { &*carried.0 }, core);
-    });
-    thread.map_err(Error::from)
-}
-
-fn spawn_monitor(shared: &Shared) -> Result<JoinHandle<()>> {
-    let carried = Carried(std::ptr::from_ref(shared));
-    let builder = std::thread::Builder::new()
-        .name("swn-monitor".into())
-        .stack_size(128 * 1024);
-    let _masked = carrier::SignalsBlocked::new();
-    let thread = builder.spawn(move || {
-        let carried = carried;
-        // SAFETY: see `Carried`.
-        monitor::run(unsafe { &*carried.0 });
-    });
-    thread.map_err(Error::from)
 }
 
 /// Lets the carriers leave and joins them.
@@ -137,15 +78,7 @@ fn take_down(runtime: &Runtime) {
         shared.wake_core(core);
     }
     shared.monitor.unpark();
-    let threads = std::mem::take(
-        &mut *runtime
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner),
-    );
-    for thread in threads {
-        let _ = thread.join();
-    }
+    shared.crew.join();
     if let Some(pool) = shared
         .reactor
         .companion()
@@ -219,6 +152,7 @@ pub(crate) struct Features {
     pub(crate) cores: usize,
     pub(crate) pinned: bool,
     pub(crate) slice_ns: u64,
+    pub(crate) hands_off: bool,
     pub(crate) guards: GuardMode,
 }
 
@@ -227,6 +161,7 @@ pub(crate) fn features(shared: &Shared) -> Features {
         cores: shared.cores(),
         pinned: shared.pinned.load(Ordering::Relaxed),
         slice_ns: shared.options.slice_ns,
+        hands_off: shared.hands_off,
         guards: shared.stacks.guard_mode(),
     }
 }

@@ -1,6 +1,7 @@
 //! Waiting: of the calling vthread, which parks, or of a plain OS thread, which blocks. Every primitive and every I/O call
 //! waits through this file.
 
+use super::core::Core;
 use super::current;
 use super::shared::{Shared, StopPhase};
 use crate::error::{Error, Result};
@@ -86,6 +87,44 @@ pub(crate) fn wait_uncancelable(
     wait_vthread(shared, mount, reason as u8 | UNCANCELABLE, FOREVER, arm)
 }
 
+/// At the beginning of every call that can park: a vthread that has used up its slice, or made so many calls without
+/// waiting for any, gives up its turn; one whose core was taken away queues up for another.
+#[inline(always)]
+pub(crate) fn checkpoint() {
+    let Some(carrier) = current::carrier() else {
+        return;
+    };
+    let budget = carrier.budget.get();
+    if budget == 0 || carrier.attention.load(Ordering::Relaxed) {
+        give_way();
+    } else {
+        carrier.budget.set(budget - 1);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn give_way() {
+    let Some((mount, shared)) = current::inside() else {
+        return;
+    };
+    if shared.is_forked() {
+        return;
+    }
+    // SAFETY: the caller's own mount.
+    let kept = unsafe { (*mount.as_ptr()).sections.kept } > 0;
+    let count = |core: &mut Core| {
+        if !kept {
+            core.remote().tally.metrics.budget_yields.increment();
+        }
+    };
+    let held = current::with_core(count).is_some();
+    if held && kept {
+        return;
+    }
+    current::switch_away(mount, Parting::Yield);
+}
+
 #[inline(always)]
 fn wait_vthread(
     shared: &Shared,
@@ -138,19 +177,27 @@ fn park_until(
         }
         return;
     }
-    let Some(core) = current::with_core(|core| core.index) else {
-        return park(record, mount);
-    };
-    let wheel = &shared.remotes[core].wheel;
     let node = pin!(TimerNode::new(TimerKey {
         address: record.as_ptr() as u64,
         sequence: seq
     }));
     let node = NonNull::from(&*node);
-    // SAFETY: the node stays where it is until `cancel` below has returned. This core is awake, so nobody sleeps past the
-    // new deadline.
-    let _ = unsafe { wheel.arm(node, deadline_ns) };
+    // SAFETY: the node stays where it is until `cancel` below has returned.
+    let arm = |core: usize| unsafe { shared.remotes[core].wheel.arm(node, deadline_ns) };
+    // While the caller is inside its core is awake, so nobody sleeps past the new deadline.
+    let held = current::with_core(|core| {
+        let _ = arm(core.index);
+        core.index
+    });
+    let core = held.unwrap_or_else(|| {
+        let core = current::core_index().unwrap_or(0);
+        if arm(core) {
+            shared.wake_core(core);
+        }
+        core
+    });
     park(record, mount);
+    let wheel = &shared.remotes[core].wheel;
     // SAFETY: armed above, in this wheel.
     let _ = unsafe { wheel.cancel(node) };
 }

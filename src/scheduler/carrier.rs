@@ -4,47 +4,78 @@
 //! Across `Mount::resume` no reference into the core is kept: each round starts again from the carrier's cell, because by
 //! then the core may have been given to another thread.
 
+use super::body;
 use super::core::Core;
-use super::current::{self, Carrier};
-use super::shared::{Shared, StopPhase};
+use super::crew::{Bound, Carrier};
+use super::current;
+use super::shared::{Shared, StopPhase, Tally};
 use crate::primitive::clock;
-use crate::primitive::os_thread::OsThread;
-use crate::stack::Stack;
-use crate::vthread::context::{self, Mount, Parting};
+use crate::stack::{Stack, StackCache};
+use crate::topology::Topology;
+use crate::vthread::context::{self, Mount, Parting, Sections};
 use crate::vthread::hooks::ThreadState;
 use crate::vthread::join::{self, Ending};
-use crate::vthread::local;
-use crate::vthread::record::{Destructor, End, NO_CORE, RecordRef};
+use crate::vthread::record::{End, NO_CORE, RecordRef};
 use crate::vthread::state::Parked;
 use crate::wait::{Claimed, Reason};
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
+/// Runtime calls that a vthread may make in one mount without waiting. tokio allows 128 operations; a call here is lighter.
+pub(super) const BUDGET: u32 = 256;
 /// Mounts longer than this are charged by the thread's CPU clock, so that time which the OS gave to others is not.
 const EXACT_ABOVE_NS: u64 = 1_000_000;
 
-/// Runs `core` on the calling thread until the runtime exits.
-pub(crate) fn run(shared: &Shared, mut core: Box<Core>) {
-    prepare_thread(shared, core.index);
-    let _ = core.remote().thread.set(OsThread::of_this_thread());
-    core.cpu_mark_ns = clock::thread_cpu_ns();
-    let carrier = Carrier {
-        shared: ptr::from_ref(shared),
-        core: Cell::new(&raw mut *core),
-        mount: Cell::new(ptr::null_mut()),
-        thread: ThreadState::of_this_thread(),
-    };
-    context::set_carrier_fiber(&carrier.thread);
-    current::install(&carrier);
-    while let Some(record) = current::with_core(Core::next_work).flatten() {
-        run_one(shared, &carrier, record);
+/// The life of a carrier's thread.
+pub(super) fn run(shared: &Shared, carrier: &Arc<Carrier>) {
+    carrier.begin();
+    // SAFETY: of this thread only (prctl(2)); it wakes from timed waits as exactly as the kernel can: the default slack of
+    // 50 us would be added to every sleep.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    let thread = ThreadState::of_this_thread();
+    context::set_carrier_fiber(&thread);
+    current::install(carrier);
+    let mut goes_on = shared.crew.wait_for_core(shared, carrier);
+    if goes_on
+        && shared.pinned.load(Ordering::Relaxed)
+        && !Topology::read().pin(carrier.core_index())
+    {
+        shared.pinned.store(false, Ordering::Relaxed);
+    }
+    while goes_on && work(shared, carrier, &thread) == Held::Lost {
+        goes_on = shared.crew.rest(shared, carrier);
     }
     current::uninstall();
-    carrier.core.set(ptr::null_mut());
-    core.empty();
+}
+
+/// Whether the carrier still holds its core.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Yes,
+    Lost,
+}
+
+/// Runs the core that was granted, until it is lost or the runtime exits.
+fn work(shared: &Shared, carrier: &Arc<Carrier>, thread: &ThreadState) -> Held {
+    carrier.cpu_mark_ns.set(clock::thread_cpu_ns());
+    carrier.charged_ns.set(0);
+    core_of(carrier).last_tick = 0;
+    while let Some(record) = carrier.take_first() {
+        if run_one(shared, carrier, thread, record) == Held::Lost {
+            return Held::Lost;
+        }
+    }
+    while let Some(record) = current::with_core(Core::next_work).flatten() {
+        if run_one(shared, carrier, thread, record) == Held::Lost {
+            return Held::Lost;
+        }
+    }
+    core_of(carrier).empty();
+    // SAFETY: the core came from a box (`Crew::start`); the carrier that holds it at the end takes it apart.
+    drop(unsafe { Box::from_raw(carrier.core()) });
+    Held::Yes
 }
 
 /// While it lives, the calling thread takes no signal but faults; then its mask is as before.
@@ -81,41 +112,39 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// A carrier takes no signal of the process (it inherits that from `SignalsBlocked`), so that the host's handlers run on
-/// the host's threads; and it wakes from timed waits as exactly as the kernel can.
-fn prepare_thread(shared: &Shared, core: usize) {
-    // SAFETY: of this thread only (prctl(2)); the default slack of 50 us would be added to every sleep.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-    if shared.pinned.load(Ordering::Relaxed) && !crate::topology::Topology::read().pin(core) {
-        shared.pinned.store(false, Ordering::Relaxed);
-    }
-}
-
-/// The carrier's core. It has one whenever it is not running a vthread.
+/// The core of a carrier that holds it.
 #[allow(clippy::mut_from_ref)]
 #[inline(always)]
 fn core_of(carrier: &Carrier) -> &mut Core {
-    // SAFETY: the carrier holds the core (`Carrier::core`), and the reference is dropped before anything is mounted or
+    // SAFETY: the carrier holds the core and is inside (`hold`), and the reference is dropped before anything is mounted or
     // woken.
-    unsafe { &mut *carrier.core.get() }
+    unsafe { &mut *carrier.core() }
 }
 
 /// Mounts `record` once.
 #[inline]
-fn run_one(shared: &Shared, carrier: &Carrier, record: RecordRef) {
+fn run_one(
+    shared: &Shared,
+    carrier: &Arc<Carrier>,
+    thread: &ThreadState,
+    record: RecordRef,
+) -> Held {
     let core = core_of(carrier);
     let remote = core.remote();
     // SAFETY: the core took the vthread from a queue and so holds it.
     let body = unsafe { record.body() };
+    if body.bound && is_of_another_thread(body.mount, carrier) {
+        return pass_on(shared, carrier, record, body.mount);
+    }
     let mount = match NonNull::new(body.mount) {
         Some(mount) => {
             // SAFETY: held.
             unsafe { Mount::prefetch_stack(mount) };
             mount
         }
-        None => match first_mount(shared, carrier, record) {
+        None => match first_mount(shared, carrier, thread, record) {
             Some(mount) => mount,
-            None => return,
+            None => return Held::Yes,
         },
     };
     // Again: a reference that was made before `first_mount` is not used after it.
@@ -128,95 +157,208 @@ fn run_one(shared: &Shared, carrier: &Carrier, record: RecordRef) {
     };
     let ready = record.get().ready_tick.replace(0);
     if ready != 0 {
-        remote
-            .metrics
-            .run_delay
-            .record(rate.to_ns(start.saturating_sub(ready)));
+        let delay = rate.to_ns(start.saturating_sub(ready));
+        remote.tally.metrics.run_delay.record(delay);
     }
     let seen = &record.get().seen;
     seen.core.store(core.index as u16, Ordering::Relaxed);
     seen.last_resume_tick.store(start, Ordering::Relaxed);
-    remote.metrics.scheduled.increment();
-    remote.mounted.store(true, Ordering::Relaxed);
+    remote.tally.metrics.scheduled.increment();
+    remote.mounted_at.store(start, Ordering::Relaxed);
     record.get().state.mount();
-    carrier.mount.set(mount.as_ptr());
+    carrier.set_mounted(mount, record);
+    carrier.budget.set(BUDGET);
+    // SAFETY: the vthread is held.
+    let kept = unsafe { (*mount.as_ptr()).sections.kept } > 0;
+    carrier.hold.go_outside(kept);
 
     // SAFETY: the vthread is held and Running, `thread` is this thread's, and no reference to the core is used from here
     // until it is asked for again.
-    let parting = unsafe { Mount::resume(mount, &carrier.thread) };
+    let parting = unsafe { Mount::resume(mount, thread) };
 
-    carrier.mount.set(ptr::null_mut());
+    let held = carrier.hold.come_inside();
+    carrier.set_unmounted();
+    if !held {
+        unheld(shared, carrier, thread, record, mount, start, parting);
+        return Held::Lost;
+    }
     let core = core_of(carrier);
     let remote = core.remote();
-    remote.mounted.store(false, Ordering::Relaxed);
+    remote.mounted_at.store(0, Ordering::Relaxed);
+    if carrier.attention.load(Ordering::Relaxed) {
+        carrier.attention.store(false, Ordering::Relaxed);
+    }
     let end = rate.now();
     core.last_tick = end;
     let slice = rate.to_ns(end.wrapping_sub(start));
-    remote.metrics.run_slice.record(slice);
     remote.queue.count_mount(slice);
-    let charged = charge(core, slice);
-    seen.cpu_ns.store(
-        seen.cpu_ns.load(Ordering::Relaxed) + charged,
-        Ordering::Relaxed,
-    );
+    charge(carrier, &remote.tally, record, slice);
 
     match parting {
         Parting::Park => {
-            let metrics = &remote.metrics;
-            // By bits: the top one marks a wait that cannot be cancelled.
-            match seen.reason.load(Ordering::Relaxed) & 0x7f {
-                r if r == Reason::Io as u8 => metrics.suspended_io.increment(),
-                r if r == Reason::Timer as u8 => metrics.suspended_timer.increment(),
-                r if r == Reason::Join as u8 => metrics.suspended_join.increment(),
-                r if r == Reason::Offload as u8 => metrics.suspended_offload.increment(),
-                _ => metrics.suspended_sync.increment(),
-            }
+            count_wait(&remote.tally, record);
             // Once this says Parked the vthread belongs to its claimant, and may already run elsewhere.
             if record.get().state.park_after_switch() == Parked::Claimed {
                 core.schedule(record);
             }
         }
         Parting::Yield => {
-            remote.metrics.yields.increment();
+            remote.tally.metrics.yields.increment();
             record.get().state.make_ready();
             core.requeue(record);
         }
         Parting::Ended => {
-            if shared.is_forked() {
-                // The vthread called fork(2), and this is the child, in which nothing else of the runtime exists: as when
-                // the thread that forked returns, the process ends.
-                // SAFETY: ends the process without running anything of it.
-                unsafe { libc::_exit(0) };
+            leave_if_forked(shared);
+            ended(shared, carrier, thread, record, mount);
+        }
+    }
+    Held::Yes
+}
+
+/// Notes the end of a mount that took `slice` ns.
+#[inline(always)]
+fn charge(carrier: &Carrier, tally: &Tally, record: RecordRef, slice: u64) {
+    tally.metrics.run_slice.record(slice);
+    let charged = if slice <= EXACT_ABOVE_NS {
+        carrier.charged_ns.set(carrier.charged_ns.get() + slice);
+        slice
+    } else {
+        charge_exactly(carrier, tally, slice)
+    };
+    let cpu_ns = &record.get().seen.cpu_ns;
+    cpu_ns.store(cpu_ns.load(Ordering::Relaxed) + charged, Ordering::Relaxed);
+}
+
+/// What of `slice` was really spent on the CPU.
+#[cold]
+fn charge_exactly(carrier: &Carrier, tally: &Tally, slice: u64) -> u64 {
+    let cpu = clock::thread_cpu_ns();
+    let since_mark = cpu.saturating_sub(carrier.cpu_mark_ns.get());
+    let charged = since_mark
+        .saturating_sub(carrier.charged_ns.get())
+        .min(slice);
+    carrier.cpu_mark_ns.set(cpu);
+    carrier.charged_ns.set(0);
+    tally.overcharged_ns.add(slice - charged);
+    charged
+}
+
+/// Counts the wait that a vthread has parked for.
+#[inline(always)]
+fn count_wait(tally: &Tally, record: RecordRef) {
+    let metrics = &tally.metrics;
+    // By bits: the top one marks a wait that cannot be cancelled.
+    match record.get().seen.reason.load(Ordering::Relaxed) & 0x7f {
+        r if r == Reason::Io as u8 => metrics.suspended_io.increment(),
+        r if r == Reason::Timer as u8 => metrics.suspended_timer.increment(),
+        r if r == Reason::Join as u8 => metrics.suspended_join.increment(),
+        r if r == Reason::Offload as u8 => metrics.suspended_offload.increment(),
+        _ => metrics.suspended_sync.increment(),
+    }
+}
+
+/// A vthread has left its stack on a carrier that lost its core meanwhile. What the core would do is done through what all
+/// cores share.
+#[cold]
+#[inline(never)]
+fn unheld(
+    shared: &Shared,
+    carrier: &Carrier,
+    thread: &ThreadState,
+    record: RecordRef,
+    mount: NonNull<Mount>,
+    start: u64,
+    parting: Parting,
+) {
+    record.get().set_preempted(false);
+    let slice = shared.rate.to_ns(shared.rate.now().saturating_sub(start));
+    {
+        let tally = shared.unheld();
+        charge(carrier, &tally, record, slice);
+        match parting {
+            Parting::Park => count_wait(&tally, record),
+            Parting::Yield | Parting::Ended => {}
+        }
+    }
+    match parting {
+        Parting::Park => {
+            if record.get().state.park_after_switch() == Parked::Claimed {
+                shared.schedule_outside(record);
             }
-            ended(shared, carrier, record, mount);
+        }
+        Parting::Yield => {
+            shared.crew.counts.rejoined.fetch_add(1, Ordering::Relaxed);
+            record.get().state.make_ready();
+            shared.schedule_outside(record);
+        }
+        Parting::Ended => {
+            leave_if_forked(shared);
+            ended(shared, carrier, thread, record, mount);
         }
     }
 }
 
-/// What of `slice_ns` was really spent on the CPU.
-#[inline]
-fn charge(core: &mut Core, slice_ns: u64) -> u64 {
-    if slice_ns <= EXACT_ABOVE_NS {
-        core.charged_ns += slice_ns;
-        return slice_ns;
-    }
-    charge_exactly(core, slice_ns)
+/// Whether a bound vthread with this mount belongs to a thread other than `carrier`'s. Before its first mount it belongs to
+/// none.
+#[cold]
+fn is_of_another_thread(mount: *mut Mount, carrier: &Arc<Carrier>) -> bool {
+    // SAFETY: the caller holds the vthread, so its mount is valid.
+    !mount.is_null() && !ptr::eq(unsafe { (*mount).thread }, Arc::as_ptr(carrier).cast())
 }
 
+/// A bound vthread is to run, and its thread is another than the caller's.
 #[cold]
-fn charge_exactly(core: &mut Core, slice_ns: u64) -> u64 {
-    let cpu = clock::thread_cpu_ns();
-    let since_mark = cpu.saturating_sub(core.cpu_mark_ns);
-    let charged = since_mark.saturating_sub(core.charged_ns).min(slice_ns);
-    core.cpu_mark_ns = cpu;
-    core.charged_ns = 0;
-    core.remote().overcharged_ns.add(slice_ns - charged);
-    charged
+fn pass_on(shared: &Shared, carrier: &Carrier, record: RecordRef, mount: *mut Mount) -> Held {
+    // SAFETY: as above; `thread` was made by `bind_to` and is released by `release_thread` alone.
+    let owner = unsafe {
+        let thread = (*mount).thread.cast::<Carrier>();
+        Arc::increment_strong_count(thread);
+        Arc::from_raw(thread)
+    };
+    match shared.crew.give_to_bound(shared, carrier, &owner, record) {
+        Bound::Given => Held::Lost,
+        Bound::Left => Held::Yes,
+    }
+}
+
+/// Binds a vthread to the thread of `carrier`, which has it mounted or is about to.
+pub(super) fn bind_to(carrier: &Carrier, mount: NonNull<Mount>) {
+    carrier.bind();
+    // SAFETY: every carrier lives in an Arc (`Crew`), of which this keeps one count. The caller holds the vthread.
+    unsafe {
+        Arc::increment_strong_count(carrier);
+        (*mount.as_ptr()).thread = ptr::from_ref(carrier).cast();
+    }
+}
+
+/// Undoes [`bind_to`], on that thread.
+pub(super) fn release_thread(mount: NonNull<Mount>) {
+    // SAFETY: the caller holds the vthread, or is it.
+    let thread = unsafe { std::mem::replace(&mut (*mount.as_ptr()).thread, ptr::null()) };
+    if !thread.is_null() {
+        // SAFETY: made by `bind_to`.
+        let owner = unsafe { Arc::from_raw(thread.cast::<Carrier>()) };
+        owner.unbind();
+    }
+}
+
+/// The vthread called fork(2), and this is the child, in which nothing else of the runtime exists: as when the thread that
+/// forked returns, the process ends.
+fn leave_if_forked(shared: &Shared) {
+    if shared.is_forked() {
+        // SAFETY: ends the process without running anything of it.
+        unsafe { libc::_exit(0) };
+    }
 }
 
 /// Gives a vthread its stack. None if there is none to be had: it is dealt with.
 #[inline]
-fn first_mount(shared: &Shared, carrier: &Carrier, record: RecordRef) -> Option<NonNull<Mount>> {
+fn first_mount(
+    shared: &Shared,
+    carrier: &Arc<Carrier>,
+    thread: &ThreadState,
+    record: RecordRef,
+) -> Option<NonNull<Mount>> {
     // SAFETY: the core holds the vthread.
     let body = unsafe { record.body() };
     let stack = if body.end == End::NoStack {
@@ -232,7 +374,7 @@ fn first_mount(shared: &Shared, carrier: &Carrier, record: RecordRef) -> Option<
         None => without_stack(shared, carrier, record)?,
     };
     if body.bound && body.fixed_core == NO_CORE {
-        // Bound to the thread that runs this core; a core keeps its thread.
+        // One core looks for it, whichever thread has that core.
         body.fixed_core = core_of(carrier).index as u16;
     }
     record.get().begin_seen(body.extra);
@@ -241,10 +383,13 @@ fn first_mount(shared: &Shared, carrier: &Carrier, record: RecordRef) -> Option<
         .seen
         .stack_address
         .store(stack_bits(stack), Ordering::Relaxed);
-    core_of(carrier).remote().started.increment();
+    core_of(carrier).remote().tally.started.increment();
     // SAFETY: the stack was taken for this vthread and is given back at its end.
-    let mount = unsafe { Mount::place(stack, record, &carrier.thread, main) };
+    let mount = unsafe { Mount::place(stack, record, thread, body::main) };
     body.mount = mount.as_ptr();
+    if body.bound {
+        bind_to(carrier, mount);
+    }
     Some(mount)
 }
 
@@ -262,7 +407,7 @@ fn without_stack(shared: &Shared, carrier: &Carrier, record: RecordRef) -> Optio
     // SAFETY: the core holds the vthread.
     let body = unsafe { record.body() };
     body.end = End::NoStack;
-    if destructor_of(record).is_none() {
+    if body::destructor_of(record).is_none() {
         finish(shared, carrier, record);
         return None;
     }
@@ -278,73 +423,26 @@ fn without_stack(shared: &Shared, carrier: &Carrier, record: RecordRef) -> Optio
     stack
 }
 
-/// What runs on a vthread's stack.
-fn main(mount: NonNull<Mount>) {
-    // SAFETY: the mount is this vthread's own; its record and body are the vthread's while it runs.
-    let record = unsafe { mount.as_ref() }.record;
-    // SAFETY: as above.
-    let (entry, arg, end) = unsafe {
-        let body = record.body();
-        (body.entry, body.arg, body.end)
-    };
-    let mut result = ptr::null_mut();
-    if end == End::Returned
-        && let Some(entry) = entry
-    {
-        // A panic of our own callers' closures ends the vthread alone. A C++ exception that leaves a C callback ends the
-        // process: Rust cannot catch it, and the runtime's frames are not to be unwound by it.
-        // SAFETY: the host's contract at spawn: `entry` may be called once with `arg`, on any thread.
-        match catch_unwind(AssertUnwindSafe(|| unsafe { entry(arg) })) {
-            Ok(value) => result = value,
-            // SAFETY: as above.
-            Err(_) => unsafe { record.body() }.end = End::Panicked,
-        }
-    }
-    run_destructors(mount);
-    if let Some(destructor) = destructor_of(record) {
-        // SAFETY: the host's contract at spawn: called once, after `entry` or instead of it.
-        unsafe { destructor(arg) };
-        run_destructors(mount);
-    }
-    // SAFETY: as above; the joiner reads it after the vthread has ended.
-    unsafe { record.body() }.arg = result;
-    // SAFETY: the mount is this vthread's own.
-    if let Some(arena) = unsafe { (*mount.as_ptr()).arena.take() }
-        && let Some(shared) = current::shared()
-    {
-        let core = current::with_core(|core| core.index).unwrap_or(0);
-        shared.arenas.give_back(core, arena);
-    }
-}
-
-/// The destructor of a vthread that the caller holds.
-fn destructor_of(record: RecordRef) -> Option<Destructor> {
-    // SAFETY: the caller holds the vthread.
-    if unsafe { record.body() }.extra {
-        record.get().extra.destructor.get()
-    } else {
-        None
-    }
-}
-
-fn run_destructors(mount: NonNull<Mount>) {
-    // SAFETY: the mount is this vthread's own, and the reference is dropped at once.
-    if unsafe { (*mount.as_ptr()).locals.is_none() } {
-        return;
-    }
-    local::run_destructors(|f| {
-        // SAFETY: as above; no destructor runs while the reference is alive.
-        if let Some(locals) = unsafe { (*mount.as_ptr()).locals.as_deref_mut() } {
-            f(locals);
-        }
-    });
-}
-
-/// Takes an ended vthread apart.
+/// Takes an ended vthread apart; on a carrier with or without a core.
 #[inline]
-fn ended(shared: &Shared, carrier: &Carrier, record: RecordRef, mount: NonNull<Mount>) {
+fn ended(
+    shared: &Shared,
+    carrier: &Carrier,
+    thread: &ThreadState,
+    record: RecordRef,
+    mount: NonNull<Mount>,
+) {
+    // SAFETY: it has ended: nothing else uses its mount.
+    if unsafe { (*mount.as_ptr()).sections } != Sections::default() {
+        shared
+            .crew
+            .counts
+            .unbalanced
+            .fetch_add(1, Ordering::Relaxed);
+    }
+    release_thread(mount);
     // SAFETY: it has ended: its mount is not used again.
-    let stack = unsafe { Mount::remove(mount, &carrier.thread) };
+    let stack = unsafe { Mount::remove(mount, thread) };
     // SAFETY: held by this carrier until `finish`.
     let body = unsafe { record.body() };
     body.mount = ptr::null_mut();
@@ -358,28 +456,46 @@ fn ended(shared: &Shared, carrier: &Carrier, record: RecordRef, mount: NonNull<M
         let next = emergency.waiting.pop_front();
         drop(emergency);
         if let Some(next) = next {
-            core_of(carrier).requeue(next);
+            match held_core(carrier) {
+                Some(core) => core.requeue(next),
+                None => shared.schedule_outside(next),
+            }
         }
     } else {
-        core_of(carrier).stacks.put(&shared.stacks, stack);
+        match held_core(carrier) {
+            Some(core) => core.stacks.put(&shared.stacks, stack),
+            None => {
+                let mut cache = StackCache::new(&shared.stacks);
+                cache.put(&shared.stacks, stack);
+                cache.trim(&shared.stacks, 0);
+            }
+        }
     }
     finish(shared, carrier, record);
+}
+
+/// The core of a carrier that is inside, if it has one.
+#[inline(always)]
+fn held_core(carrier: &Carrier) -> Option<&mut Core> {
+    (!carrier.hold.is_lost()).then(|| core_of(carrier))
 }
 
 /// Counts, and tells the joiner or frees the record.
 #[inline]
 fn finish(shared: &Shared, carrier: &Carrier, record: RecordRef) {
     // Before the joiner can know of the end: the statistics that it reads then have it.
-    core_of(carrier).remote().metrics.completed.increment();
+    count(shared, carrier, |tally| tally.metrics.completed.increment());
     match join::end(record) {
-        Ending::Freed { usable } => core_of(carrier).records.give(&shared.table, record, usable),
+        Ending::Freed { usable } => match held_core(carrier) {
+            Some(core) => core.records.give(&shared.table, record, usable),
+            None => shared.table.give(record, usable),
+        },
         Ending::Left(Some(Claimed::Wake(wake))) => wake.run(),
         Ending::Left(_) => {}
     }
     // After the join, so that "all have left" means that nothing of them is left to do.
-    let left = &core_of(carrier).remote().left;
     std::sync::atomic::fence(Ordering::Release);
-    left.increment();
+    count(shared, carrier, |tally| tally.left.increment());
     if shared.stop_phase() != StopPhase::Running {
         let _lock = shared
             .ended
@@ -387,5 +503,14 @@ fn finish(shared: &Shared, carrier: &Carrier, record: RecordRef) {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         shared.ended.1.notify_all();
+    }
+}
+
+/// Counts where a carrier with its core, or one without, has to.
+#[inline(always)]
+fn count(shared: &Shared, carrier: &Carrier, f: impl FnOnce(&Tally)) {
+    match held_core(carrier) {
+        Some(core) => f(&core.remote().tally),
+        None => f(&shared.unheld()),
     }
 }

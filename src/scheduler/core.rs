@@ -59,9 +59,6 @@ pub(crate) struct Core {
     random: u64,
     /// The tick at which the last mount ended, while nothing but scheduling has happened since; else 0.
     pub(crate) last_tick: u64,
-    /// See `carrier::charge`.
-    pub(crate) cpu_mark_ns: u64,
-    pub(crate) charged_ns: u64,
 }
 
 // SAFETY: a core is used by one thread at a time; its pointers are to memory that outlives all carriers.
@@ -90,8 +87,6 @@ impl Core {
             last_poll: shared.rate.now(),
             random: 0x9E37_79B9_7F4A_7C15 ^ (index as u64 + 1).wrapping_mul(0xBF58_476D_1CE4_E5B9),
             last_tick: 0,
-            cpu_mark_ns: 0,
-            charged_ns: 0,
         }
     }
 
@@ -318,7 +313,11 @@ impl Core {
         let mut taken = RecordList::new();
         shared.injector.take(share, &mut taken);
         let first = taken.pop_front()?;
-        self.remote().metrics.injected.add(1 + taken.len() as u64);
+        self.remote()
+            .tally
+            .metrics
+            .injected
+            .add(1 + taken.len() as u64);
         while let Some(record) = taken.pop_front() {
             match record.get().state.read().phase() {
                 Phase::Created => self.queue.push_new(record),
@@ -341,7 +340,7 @@ impl Core {
                 return None;
             }
         }
-        let metrics = &self.remote().metrics;
+        let metrics = &self.remote().tally.metrics;
         let start = self.next_random() as usize % cores;
         let mut tries = 0;
         let mut again = true;
@@ -385,8 +384,9 @@ impl Core {
         let driver = self.shared().reactor.driver(self.index);
         if driver.sources() > 0 {
             let events = driver.try_wait(&mut self.wakes);
-            self.remote().metrics.driver_polls.increment();
+            self.remote().tally.metrics.driver_polls.increment();
             self.remote()
+                .tally
                 .metrics
                 .io_events
                 .add(events.unwrap_or(0) as u64);
@@ -417,7 +417,7 @@ impl Core {
             }
         });
         debug_assert!(self.wakes.len() >= before);
-        self.remote().metrics.timers_fired.add(fired);
+        self.remote().tally.metrics.timers_fired.add(fired);
         if more {
             // The rest is due too, but others get their turn first.
             self.since_poll = POLL_EVERY;
@@ -484,8 +484,8 @@ impl Core {
             return self.wake_up();
         }
         // One wake-up more per idle time, and none if there is nothing to give back.
-        let trim =
-            self.trimmed_at != remote.metrics.scheduled.get() && self.stacks.cached() > TRIM_KEEP;
+        let trim = self.trimmed_at != remote.tally.metrics.scheduled.get()
+            && self.stacks.cached() > TRIM_KEEP;
         let now = clock::now_ns();
         let next_timer = remote.wheel.next_deadline();
         let longest = if trim { TRIM_AFTER_NS } else { clock::FOREVER };
@@ -494,13 +494,13 @@ impl Core {
             _ if next_timer == clock::FOREVER && !trim => None,
             timeout => Some(timeout),
         };
-        remote.metrics.parks.increment();
+        remote.tally.metrics.parks.increment();
         let events = shared
             .reactor
             .driver(self.index)
             .wait(timeout, &mut self.wakes);
-        remote.metrics.driver_polls.increment();
-        remote.metrics.io_events.add(events as u64);
+        remote.tally.metrics.driver_polls.increment();
+        remote.tally.metrics.io_events.add(events as u64);
         remote.parker.finish();
         if trim && events == 0 && clock::now_ns() >= trim_at {
             self.trim();
@@ -513,7 +513,7 @@ impl Core {
 
     fn wake_up(&mut self) {
         self.remote().parked.store(false, Ordering::Relaxed);
-        self.remote().metrics.wakeups.increment();
+        self.remote().tally.metrics.wakeups.increment();
         self.searching = self.shared().idle.wake_up(self.index);
         self.shared().monitor.rouse();
     }
@@ -525,7 +525,7 @@ impl Core {
 
     /// After a long idle time.
     fn trim(&mut self) {
-        self.trimmed_at = self.remote().metrics.scheduled.get();
+        self.trimmed_at = self.remote().tally.metrics.scheduled.get();
         self.stacks.trim(&self.shared().stacks, TRIM_KEEP);
         self.shared().stacks.trim(TRIM_KEEP);
         self.shared().arenas.trim();

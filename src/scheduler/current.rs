@@ -4,24 +4,13 @@
 //! length of one closure in which nothing switches, so no reference into a core lives across a switch.
 
 use super::core::Core;
+use super::crew::Carrier;
 use super::shared::Shared;
 use crate::primitive::tls;
 use crate::reactor::Reactor;
 use crate::vthread::context::{self, Mount, Parting};
-use crate::vthread::hooks::ThreadState;
 use crate::vthread::record::RecordRef;
-use std::cell::Cell;
 use std::ptr::{self, NonNull};
-
-/// An OS thread that runs cores. Lives on that thread's own stack.
-pub(crate) struct Carrier {
-    pub(crate) shared: *const Shared,
-    /// The core that this carrier holds, or null: the carrier's claim to it. Everything that uses the core starts here.
-    pub(crate) core: Cell<*mut Core>,
-    /// The vthread that is mounted, if one is.
-    pub(crate) mount: Cell<*mut Mount>,
-    pub(crate) thread: ThreadState,
-}
 
 /// The calling thread's carrier.
 #[inline(always)]
@@ -42,31 +31,45 @@ pub(crate) fn uninstall() {
     tls::clear_current_word();
 }
 
-/// Runs `f` with the core of the calling carrier: the one entry to a core from a vthread.
+/// Runs `f` with the core of the calling carrier: the one entry to a core from a vthread. None if the caller is no carrier,
+/// or its core was taken away.
 #[inline(always)]
 pub(crate) fn with_core<R>(f: impl FnOnce(&mut Core) -> R) -> Option<R> {
-    let core = carrier()?.core.get();
-    // SAFETY: the carrier holds the core (`Carrier::core`); the worker loop has no reference to it while a vthread is
-    // mounted, closures given here do not nest and do not switch, so this is the only reference.
-    NonNull::new(core).map(|mut core| f(unsafe { core.as_mut() }))
+    enter(carrier()?, f)
 }
 
 /// As [`with_core`], if the calling carrier is one of `shared`.
 #[inline(always)]
 pub(crate) fn with_core_of<R>(shared: &Shared, f: impl FnOnce(&mut Core) -> R) -> Option<R> {
     let carrier = carrier()?;
-    if !ptr::eq(carrier.shared, shared) {
+    if !ptr::eq(carrier.shared(), shared) {
         return None;
     }
-    // SAFETY: as in `with_core`. The worker loop itself comes here when it wakes a joiner, with no reference in use; wakes of
-    // timers and events do not (`Core::run_wakes`).
-    NonNull::new(carrier.core.get()).map(|mut core| f(unsafe { core.as_mut() }))
+    enter(carrier, f)
+}
+
+#[inline(always)]
+fn enter<R>(carrier: &Carrier, f: impl FnOnce(&mut Core) -> R) -> Option<R> {
+    let before = carrier.hold.enter()?;
+    // SAFETY: the carrier holds the core and is inside (`hold`: *one holder*); the worker loop has no reference to it while
+    // a vthread is mounted or a wake is run, closures given here do not nest and do not switch, so this is the only
+    // reference. Wakes of timers and events do not come here (`Core::run_wakes`).
+    let result = f(unsafe { &mut *carrier.core() });
+    carrier.hold.exit(before);
+    Some(result)
+}
+
+/// The index of the core that the calling carrier holds, or held until it was taken away: where its reactor and timers
+/// are. None in a thread that is no carrier.
+#[inline(always)]
+pub(crate) fn core_index() -> Option<usize> {
+    Some(carrier()?.core_index())
 }
 
 /// The mount of the calling vthread.
 #[inline(always)]
 pub(crate) fn mount() -> Option<NonNull<Mount>> {
-    NonNull::new(carrier()?.mount.get())
+    carrier()?.mount()
 }
 
 /// The record of the calling vthread.
@@ -79,28 +82,23 @@ pub(crate) fn vthread() -> Option<RecordRef> {
 /// The runtime of the calling vthread.
 #[inline(always)]
 pub(crate) fn shared<'a>() -> Option<&'a Shared> {
-    let carrier = carrier()?;
-    if carrier.mount.get().is_null() {
-        return None;
-    }
-    // SAFETY: a runtime outlives its carriers.
-    Some(unsafe { &*carrier.shared })
+    inside().map(|(_, shared)| shared)
 }
 
 /// The mount of the calling vthread, and its runtime.
 #[inline(always)]
 pub(crate) fn inside<'a>() -> Option<(NonNull<Mount>, &'a Shared)> {
     let carrier = carrier()?;
-    // SAFETY: a runtime outlives its carriers.
-    NonNull::new(carrier.mount.get()).map(|mount| (mount, unsafe { &*carrier.shared }))
+    carrier.mount().map(|mount| (mount, carrier.shared()))
 }
 
-/// Runs `f` with the reactor of the calling vthread's runtime and the index of its core.
+/// Runs `f` with the reactor of the calling vthread's runtime and the index of its core. Nothing of it belongs to the core's
+/// holder alone, so the caller need not hold it.
 #[inline]
 pub(crate) fn with_reactor<R>(f: impl FnOnce(&Reactor, usize) -> R) -> Option<R> {
-    let shared = shared()?;
-    let core = with_core(|core| core.index)?;
-    Some(f(&shared.reactor, core))
+    let carrier = carrier()?;
+    carrier.mount()?;
+    Some(f(&carrier.shared().reactor, carrier.core_index()))
 }
 
 /// Leaves the stack of the calling vthread; returns when it is mounted again, perhaps on another OS thread. Nothing that

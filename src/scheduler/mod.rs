@@ -19,16 +19,20 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod block;
-pub(crate) mod carrier;
+mod body;
+mod carrier;
 pub(crate) mod core;
+mod crew;
 pub(crate) mod current;
+mod hold;
 mod idle;
 mod inbox;
 mod injector;
-pub(crate) mod monitor;
+mod monitor;
 mod park;
 mod rouse;
 mod run_queue;
+pub(crate) mod section;
 pub(crate) mod shared;
 pub(crate) mod shutdown;
 pub(crate) mod spawn;

@@ -1,17 +1,23 @@
 //! The monitor: a thread that looks after cores which are stuck in one mount, because cores cannot do it for themselves.
 //!
-//! It carries nothing. While any core is awake it looks every few milliseconds, and more often after it found something. A
-//! core that has been in the same mount since the last look, and computed or been blocked there, is *stuck*: the monitor serves its driver and its timers, takes its LIFO slot, and lets thieves take all that is
-//! stealable, whether worth it or not. So a vthread that computes delays the others by little while another core is idle.
+//! While any core is awake it looks at all of them, every few milliseconds, and more often while it finds something. A core
+//! whose vthread computes or is blocked since before the last look is *stuck*: the monitor serves its driver and its timers,
+//! takes its LIFO slot, and lets thieves take all that is stealable, whether worth it or not.
+//!
+//! A vthread that is blocked in the kernel for a millisecond, or computes for its slice, loses its core: the monitor takes it
+//! from the carrier (`hold`) and grants it to a spare (`crew`). Before it takes the core of one that computes it asks for its
+//! attention: a vthread that makes calls of the runtime gives up its turn there, and keeps its carrier.
 //!
 //! It sleeps when nothing has happened for some looks; the next core that wakes up rouses it (`rouse`).
 
+use super::crew::{Carrier, Cause};
 use super::shared::{Remote, Shared};
 use crate::primitive::clock;
-use crate::primitive::os_thread::Activity;
+use crate::primitive::os_thread::{Activity, OsThread};
 use crate::vthread::record::RecordRef;
 use crate::wait::{Claimed, Outcome, Wake};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -26,84 +32,200 @@ const CALM_LOOKS: u32 = 50;
 const QUIET_LOOKS: u32 = 20;
 /// Timers of a stuck core that are fired in one look.
 const FIRE_MAX: usize = 1024;
+/// A mount this old is looked at closely.
+const STUCK_NS: u64 = 200_000;
+/// A vthread may block its carrier this long.
+const BLOCKED_NS: u64 = 1_000_000;
+/// A vthread that asked not to be disturbed keeps its core for so many slices.
+const KEPT_SLICES: u64 = 10;
+/// A carrier that waits for a CPU keeps its core for so many slices: it is not the vthread's doing.
+const WAITING_SLICES: u64 = 4;
+/// So often spares that are too many are let go.
+const TIDY_NS: u64 = 1_000_000_000;
 
 /// What the monitor remembers of a core.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     mounts: u64,
-    mounted: bool,
+    /// CPU time of its carrier.
     cpu_ns: u64,
     at_ns: u64,
+    /// The vthread in the present mount was asked to give up its turn.
+    asked: bool,
 }
 
-impl Seen {
-    fn look(remote: &Remote) -> Seen {
-        let mounted = remote.mounted.load(Ordering::Relaxed);
-        let thread = remote.thread.get().filter(|_| mounted);
-        Seen {
-            mounts: remote.metrics.scheduled.get(),
-            mounted,
-            cpu_ns: thread.map_or(0, |t| t.cpu_ns()),
-            at_ns: clock::now_ns(),
-        }
-    }
-
-    /// Whether the core has been in one mount since `last`, and it is the vthread's doing: it computes or is blocked. A
-    /// carrier that waits for a CPU is not helped by more threads that want one.
-    fn is_stuck_since(&self, last: &Seen, remote: &Remote) -> bool {
-        if self.mounts != last.mounts || !last.mounted || !self.mounted {
-            return false;
-        }
-        let used = self.cpu_ns.saturating_sub(last.cpu_ns);
-        let thread = remote.thread.get();
-        2 * used >= self.at_ns - last.at_ns
-            || thread.is_none_or(|t| t.activity() != Activity::Runnable)
-    }
+/// What a look at a core found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// No vthread that has been there for long.
+    Fine,
+    Computing,
+    Blocked,
+    /// Its carrier waits for a CPU.
+    Waiting,
 }
 
 /// Runs on its own thread until the runtime exits.
-pub(crate) fn run(shared: &Shared) {
+pub(super) fn run(shared: &Shared) {
     let monitor = &shared.monitor;
     monitor.set_thread();
     let mut seen = vec![Seen::default(); shared.cores()];
     let mut wakes = Vec::with_capacity(FIRE_MAX);
-    let (mut quiet, mut calm) = (0, 0);
-    let mut look = LOOK;
+    let (mut quiet, mut calm, mut active) = (0, 0, 0);
+    // Short slices need more looks.
+    let half_slice = Duration::from_nanos((shared.options.slice_ns / 2).max(50_000));
+    let mut tidy_at = clock::now_ns() + TIDY_NS;
     while !shared.exiting.load(Ordering::Acquire) {
-        std::thread::park_timeout(look);
-        let (active, stuck) = look_at_cores(shared, &mut seen, &mut wakes);
-        calm = if stuck { 0 } else { calm + 1 };
-        look = match calm {
+        let look = match calm {
             0 => LOOK_STUCK,
             n if n < CALM_LOOKS => LOOK,
             _ => LOOK_CALM,
         };
-        quiet = if active || shared.idle.awake() > 0 {
+        std::thread::park_timeout(look.min(half_slice));
+        let before = active;
+        let stuck = look_at_cores(shared, &mut seen, &mut wakes);
+        active = seen.iter().map(|s| s.mounts).sum();
+        calm = if stuck { 0 } else { calm + 1 };
+        quiet = if active != before || shared.idle.awake() > 0 {
             0
         } else {
             quiet + 1
         };
-        if quiet >= QUIET_LOOKS {
+        if shared.hands_off {
+            shared
+                .crew
+                .look_after_those_without(shared, shared.options.slice_ns);
+        }
+        let now = clock::now_ns();
+        let sleeps = quiet >= QUIET_LOOKS;
+        if now >= tidy_at || sleeps {
+            tidy_at = now + TIDY_NS;
+            shared.crew.tidy(!stuck);
+        }
+        if sleeps {
             quiet = 0;
             monitor.doze(&shared.idle, || shared.exiting.load(Ordering::SeqCst));
         }
     }
 }
 
-/// Looks at every core once. Whether any has mounted something since the last look, and whether one is stuck.
-fn look_at_cores(shared: &Shared, seen: &mut [Seen], wakes: &mut Vec<Wake>) -> (bool, bool) {
-    let (mut active, mut stuck) = (false, false);
+/// Looks at every core once, and does what is needed. Whether one is stuck.
+fn look_at_cores(shared: &Shared, seen: &mut [Seen], wakes: &mut Vec<Wake>) -> bool {
+    let mut stuck = false;
     for (core, seen) in seen.iter_mut().enumerate() {
         let remote = &shared.remotes[core];
-        let now = Seen::look(remote);
-        let last = std::mem::replace(seen, now);
-        active |= last.mounts != now.mounts;
-        if now.is_stuck_since(&last, remote) {
-            stuck = true;
-            serve(shared, core, wakes);
+        let (found, age) = look(shared, remote, core, seen);
+        if matches!(found, Found::Fine | Found::Waiting) && age < shared.options.slice_ns {
+            continue;
+        }
+        stuck = true;
+        serve(shared, core, wakes);
+        if shared.hands_off
+            && let Some(holder) = shared.crew.holder(core)
+        {
+            consider(shared, &holder, seen, found, age);
         }
     }
-    (active, stuck)
+    stuck
+}
+
+/// What the core does, and for how long it has been doing that, in nanoseconds.
+fn look(shared: &Shared, remote: &Remote, core: usize, seen: &mut Seen) -> (Found, u64) {
+    let mounted_at = remote.mounted_at.load(Ordering::Relaxed);
+    let mounts = remote.tally.metrics.scheduled.get();
+    let asked = seen.asked && mounts == seen.mounts;
+    let last = std::mem::replace(
+        seen,
+        Seen {
+            mounts,
+            asked,
+            at_ns: clock::now_ns(),
+            cpu_ns: 0,
+        },
+    );
+    if mounted_at == 0 {
+        return (Found::Fine, 0);
+    }
+    let age = shared
+        .rate
+        .to_ns(shared.rate.now().saturating_sub(mounted_at));
+    if age < STUCK_NS {
+        return (Found::Fine, 0);
+    }
+    let Some(os) = shared.crew.holder(core).and_then(|holder| holder.os()) else {
+        return (Found::Fine, 0);
+    };
+    seen.cpu_ns = os.cpu_ns();
+    // Of the time since the last look, or of the whole mount if that has begun since.
+    let elapsed = if mounts == last.mounts && last.cpu_ns != 0 {
+        seen.at_ns - last.at_ns
+    } else {
+        return (by_activity(os), age);
+    };
+    if 2 * seen.cpu_ns.saturating_sub(last.cpu_ns) >= elapsed {
+        return (Found::Computing, age);
+    }
+    match by_activity(os) {
+        // It got little of the CPU.
+        Found::Computing => (Found::Waiting, age),
+        found => (found, age),
+    }
+}
+
+fn by_activity(os: OsThread) -> Found {
+    match os.activity() {
+        Activity::Runnable => Found::Computing,
+        Activity::Blocked => Found::Blocked,
+        Activity::Unknown => Found::Fine,
+    }
+}
+
+/// Whether the core is to be taken from its carrier, and does it.
+fn consider(shared: &Shared, holder: &Arc<Carrier>, seen: &mut Seen, found: Found, age: u64) {
+    let slice = shared.options.slice_ns;
+    let cause = match found {
+        Found::Blocked if age >= BLOCKED_NS.min(slice) => Cause::Blocked,
+        Found::Computing if age >= slice => Cause::Slice,
+        Found::Waiting if age >= slice.saturating_mul(WAITING_SLICES) => Cause::Slice,
+        _ => return,
+    };
+    if cause == Cause::Slice && !seen.asked {
+        // It may be in the runtime, or come there soon.
+        seen.asked = true;
+        holder.attention.store(true, Ordering::Relaxed);
+        shared.crew.prepare(shared);
+        return;
+    }
+    let forced = age >= slice.saturating_mul(KEPT_SLICES);
+    relieve(shared, holder, cause, forced);
+}
+
+/// Takes the core from its carrier and gives it to a spare.
+fn relieve(shared: &Shared, holder: &Arc<Carrier>, cause: Cause, forced: bool) {
+    let crew = &shared.crew;
+    let Some(spare) = crew.reserve(shared) else {
+        return;
+    };
+    let taken = holder.hold.take(forced, || {
+        holder.attention.store(true, Ordering::Relaxed);
+        if let Some(record) = holder.record() {
+            record.get().set_preempted(true);
+        }
+    });
+    let Some(kept) = taken else {
+        return crew.unreserve(spare);
+    };
+    if kept {
+        crew.counts.forced.fetch_add(1, Ordering::Relaxed);
+    }
+    // Its present one: it may have got another since the look.
+    let (core, index) = (holder.core(), holder.core_index());
+    crew.left_without(holder.clone(), cause);
+    crew.grant(shared, &spare, core, index);
+    if cause == Cause::Slice {
+        crew.lower(shared, holder);
+    }
+    crew.prepare(shared);
 }
 
 /// Does for a stuck core what it cannot.

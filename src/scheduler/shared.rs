@@ -1,5 +1,6 @@
 //! What the cores of one runtime share, and what each core lets the others see of itself.
 
+use super::crew::Crew;
 use super::idle::Idle;
 use super::inbox::Inbox;
 use super::injector::Injector;
@@ -9,10 +10,10 @@ use super::{current, run_queue};
 use crate::error::Result;
 use crate::memory::ArenaPool;
 use crate::metrics::{CoreMetrics, CoreSnapshot, Counter};
-use crate::options::Options;
+use crate::options::{Options, Preemption};
 use crate::primitive::clock::{self, TickRate};
 use crate::primitive::fork;
-use crate::primitive::os_thread::OsThread;
+use crate::primitive::membarrier;
 use crate::primitive::pad::CachePadded;
 use crate::reactor::Reactor;
 use crate::stack::{Stack, StackPool};
@@ -21,8 +22,9 @@ use crate::vthread::Schedule;
 use crate::vthread::record::{NO_CORE, RecordList, RecordRef, ScheduleRef, set_scheduler};
 use crate::vthread::table::RecordTable;
 use std::cell::UnsafeCell;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What others see of a core.
 pub(crate) struct Remote {
@@ -30,19 +32,48 @@ pub(crate) struct Remote {
     pub(crate) inbox: Inbox,
     pub(crate) parker: Parker,
     pub(crate) wheel: SharedWheel,
-    pub(crate) metrics: CoreMetrics,
-    /// First mounts; and CPU time that was charged although the OS gave it to others. What statistics tell is made of
-    /// these and the histogram of slices (`runtime::snapshot`), so that a switch counts only once.
-    pub(crate) started: Counter,
-    pub(crate) overcharged_ns: Counter,
-    /// Vthreads that have ended here and of which nothing is left to do: `completed`, a little later.
-    pub(crate) left: Counter,
-    /// Whether a vthread is mounted; written by the core, read by a core that looks whether this one is stuck.
-    pub(crate) mounted: AtomicBool,
-    /// The carrier that holds the core.
-    pub(crate) thread: OnceLock<OsThread>,
+    pub(crate) tally: Tally,
+    /// The tick at which the mounted vthread was mounted, 0 if none is; written by the core, read by the monitor.
+    pub(crate) mounted_at: AtomicU64,
     /// Asleep in the driver, or about to be.
     pub(crate) parked: AtomicBool,
+}
+
+/// What is counted: of a core by who holds it, of carriers without a core under a lock. What statistics tell of mounts is
+/// made of the histogram of slices and these (`runtime::snapshot`), so that a switch counts only once.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) metrics: CoreMetrics,
+    /// First mounts.
+    pub(crate) started: Counter,
+    /// CPU time that was charged although the OS gave it to others.
+    pub(crate) overcharged_ns: Counter,
+    /// Vthreads that have ended and of which nothing is left to do: `completed`, a little later.
+    pub(crate) left: Counter,
+}
+
+impl Tally {
+    fn snapshot(&self) -> CoreSnapshot {
+        let mut snapshot = self.metrics.snapshot();
+        snapshot.context_switches = snapshot.run_slice.count();
+        snapshot.resumed = snapshot.scheduled.saturating_sub(self.started.get());
+        snapshot.yields = snapshot.yields.saturating_sub(snapshot.budget_yields);
+        snapshot.cpu_time_ns = snapshot
+            .run_slice
+            .sum_ns()
+            .saturating_sub(self.overcharged_ns.get());
+        snapshot
+    }
+}
+
+/// The right to count in [`Shared::unheld`].
+pub(crate) struct Unheld<'a>(&'a Tally, #[allow(dead_code)] MutexGuard<'a, ()>);
+
+impl Deref for Unheld<'_> {
+    type Target = Tally;
+    fn deref(&self) -> &Tally {
+        self.0
+    }
 }
 
 /// How far stopping has come.
@@ -87,6 +118,11 @@ pub(crate) struct Shared {
     external: AtomicUsize,
     pub(crate) spawned_outside: AtomicU64,
     pub(crate) monitor: Monitor,
+    pub(crate) crew: Crew,
+    /// What carriers without a core have counted; see [`Self::unheld`].
+    unheld: (Mutex<()>, Tally),
+    /// Whether cores are taken away from vthreads that run too long.
+    pub(crate) hands_off: bool,
     pub(crate) emergency: Mutex<Emergency>,
     /// Told when a vthread ends while the runtime stops.
     pub(crate) ended: (Mutex<()>, Condvar),
@@ -126,7 +162,8 @@ impl Shared {
         index: u8,
         generation: u32,
     ) -> Result<(Box<Shared>, Vec<run_queue::RunQueue>)> {
-        let cores = options.cores;
+        let (cores, carriers_max) = (options.cores, options.carriers_max);
+        let hands_off = options.preemption == Preemption::HandOff && membarrier::register();
         let now = clock::now_ns();
         let (mut queues, mut remotes) = (Vec::with_capacity(cores), Vec::with_capacity(cores));
         for _ in 0..cores {
@@ -137,12 +174,8 @@ impl Shared {
                 inbox: Inbox::new(),
                 parker: Parker::new(),
                 wheel: SharedWheel::new(now),
-                metrics: CoreMetrics::default(),
-                started: Counter::new(),
-                overcharged_ns: Counter::new(),
-                left: Counter::new(),
-                mounted: AtomicBool::new(false),
-                thread: OnceLock::new(),
+                tally: Tally::default(),
+                mounted_at: AtomicU64::new(0),
                 parked: AtomicBool::new(false),
             }));
         }
@@ -167,6 +200,9 @@ impl Shared {
             external: AtomicUsize::new(0),
             spawned_outside: AtomicU64::new(0),
             monitor: Monitor::new(),
+            crew: Crew::new(cores, carriers_max),
+            unheld: (Mutex::new(()), Tally::default()),
+            hands_off,
             emergency: Mutex::default(),
             ended: (Mutex::new(()), Condvar::new()),
             schedule,
@@ -265,23 +301,31 @@ impl Shared {
 
     /// What a core has counted.
     pub(crate) fn core_snapshot(&self, core: usize) -> CoreSnapshot {
-        let remote = &self.remotes[core];
-        let mut snapshot = remote.metrics.snapshot();
-        snapshot.context_switches = snapshot.run_slice.count();
-        snapshot.resumed = snapshot.scheduled.saturating_sub(remote.started.get());
-        snapshot.cpu_time_ns = snapshot
-            .run_slice
-            .sum_ns()
-            .saturating_sub(remote.overcharged_ns.get());
-        snapshot
+        self.remotes[core].tally.snapshot()
+    }
+
+    /// What carriers have counted while they had no core.
+    pub(crate) fn unheld_snapshot(&self) -> CoreSnapshot {
+        self.unheld.1.snapshot()
+    }
+
+    /// Where a carrier without a core counts.
+    pub(crate) fn unheld(&self) -> Unheld<'_> {
+        let lock = self.unheld.0.lock();
+        Unheld(&self.unheld.1, lock.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Vthreads that have been spawned and have not ended. Exact when nothing changes meanwhile; never too low to be 0
     /// while one lives: ended ones are counted first.
     pub(crate) fn live(&self) -> u64 {
-        let ended: u64 = self.remotes.iter().map(|r| r.left.get()).sum();
+        let tallies = self.remotes.iter().map(|r| &r.tally);
+        let ended: u64 = tallies.chain([&self.unheld.1]).map(|t| t.left.get()).sum();
         std::sync::atomic::fence(Ordering::Acquire);
-        let spawned: u64 = self.remotes.iter().map(|r| r.metrics.spawned.get()).sum();
+        let spawned: u64 = self
+            .remotes
+            .iter()
+            .map(|r| r.tally.metrics.spawned.get())
+            .sum();
         (spawned + self.spawned_outside.load(Ordering::Acquire)).saturating_sub(ended)
     }
 
@@ -296,7 +340,7 @@ impl Shared {
     }
 
     /// Puts a vthread into the queue of a core that is not the caller's, or into the injector.
-    fn schedule_outside(&self, record: RecordRef) {
+    pub(crate) fn schedule_outside(&self, record: RecordRef) {
         // SAFETY: the caller holds the vthread, so its body is readable.
         let fixed = unsafe { record.body() }.fixed_core;
         if fixed == NO_CORE {

@@ -1,6 +1,7 @@
 //! Spawning, joining and detaching.
 
 use super::block::{self, Armed};
+use super::core::Core;
 use super::current;
 use super::shared::{Shared, StopPhase};
 use crate::error::{Error, Result};
@@ -120,11 +121,14 @@ pub(crate) fn spawn(shared: &Shared, spec: &Spec<'_>, arg: *mut c_void) -> Resul
             let record = core.records.take(&shared.table)?;
             fill(record, spec, arg);
             let handle = handle_of(shared, record);
-            core.remote().metrics.spawned.increment();
+            core.remote().tally.metrics.spawned.increment();
             core.queue_new(record);
             Ok(handle)
         });
-        return spawned.unwrap_or(Err(Error::NOT_VTHREAD));
+        if let Some(spawned) = spawned {
+            return spawned;
+        }
+        // On a carrier that has lost its core.
     }
     spawn_elsewhere(shared, spec, arg, inside)
 }
@@ -151,9 +155,8 @@ fn spawn_elsewhere(
 /// Counted before it is queued, so that `Shared::live` is never 0 while one lives.
 #[inline]
 fn count(shared: &Shared, inside: bool, n: u64) {
-    if inside {
-        current::with_core(|core| core.remote().metrics.spawned.add(n));
-    } else {
+    let on_core = |core: &mut Core| core.remote().tally.metrics.spawned.add(n);
+    if !inside || current::with_core(on_core).is_none() {
         shared.spawned_outside.fetch_add(n, Ordering::AcqRel);
     }
 }
@@ -187,10 +190,12 @@ pub(crate) fn spawn_batch(
         }
         count(shared, inside, len as u64);
         match spec.placement {
-            Placement::Any if inside => {
-                current::with_core(|core| core.queue_new_all(&mut batch));
+            Placement::Any => {
+                let on_core = |core: &mut Core| core.queue_new_all(&mut batch);
+                if !inside || current::with_core(on_core).is_none() {
+                    shared.inject_all(&mut batch);
+                }
             }
-            Placement::Any => shared.inject_all(&mut batch),
             Placement::Fixed(core) | Placement::Preferred(core) => {
                 while let Some(record) = batch.pop_front() {
                     shared.push_inbox(usize::from(core), record);
@@ -212,6 +217,7 @@ pub(crate) fn join(shared: &Shared, handle: Handle, deadline_ns: u64) -> Result<
     if current::vthread() == Some(record) {
         return Err(Error::DEADLK);
     }
+    block::checkpoint();
     let waiter = pin!(Waiter::new());
     // The common case in a batch: it has ended.
     // SAFETY: without a target the waiter is not hung in.

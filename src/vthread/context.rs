@@ -68,9 +68,25 @@ pub(crate) struct Mount {
     watched: bool,
     main: Main,
     pub(crate) stack: Stack,
+    pub(crate) sections: Sections,
+    /// The thread that a bound vthread runs on, as the scheduler knows it; null if it is not bound.
+    pub(crate) thread: *const c_void,
     pub(crate) locals: Option<Box<Locals>>,
     pub(crate) arena: Option<Box<Arena>>,
     fiber: Fiber,
+}
+
+/// The sections that a vthread has opened and not closed yet.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Sections {
+    /// It is not to be disturbed.
+    pub(crate) kept: u32,
+    /// It stays on its thread.
+    pub(crate) pinned: u32,
+    /// It may block.
+    pub(crate) blocking: u32,
+    /// It was pinned and not bound before; and the core that it was fixed to.
+    pub(crate) fixed_before: Option<u16>,
 }
 
 /// What the sanitizers keep of a vthread.
@@ -136,6 +152,8 @@ impl Mount {
                 watched: thread.asan.is_some() || thread.tsan.is_some(),
                 main,
                 stack,
+                sections: Sections::default(),
+                thread: ptr::null(),
                 locals: None,
                 arena: None,
                 fiber,

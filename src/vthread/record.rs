@@ -31,6 +31,9 @@ pub(crate) type Destructor = unsafe extern "C-unwind" fn(*mut c_void);
 
 /// Longest name kept, in bytes, without the terminating zero: as for threads (pthread_setname_np(3)).
 pub(crate) const NAME_MAX: usize = 15;
+/// Bits of `Seen::flags`: the name was set for this use; the vthread runs without a core.
+const NAMED: u8 = 1;
+const PREEMPTED: u8 = 2;
 /// No core in `Body::fixed_core`.
 pub(crate) const NO_CORE: u16 = u16::MAX;
 
@@ -73,7 +76,7 @@ pub(crate) struct Seen {
     pub(crate) stack_address: AtomicU64,
     pub(crate) core: AtomicU16,
     pub(crate) reason: AtomicU8,
-    named: AtomicU8,
+    flags: AtomicU8,
 }
 
 /// See the module text. Two cache lines: what spawning and queueing touch is in the first.
@@ -259,7 +262,7 @@ impl Record {
                 stack_address: AtomicU64::new(0),
                 core: AtomicU16::new(0),
                 reason: AtomicU8::new(0),
-                named: AtomicU8::new(0),
+                flags: AtomicU8::new(0),
             },
             extra: Extra {
                 destructor: Cell::new(None),
@@ -303,7 +306,9 @@ impl Record {
     pub(crate) fn begin_seen(&self, extra: bool) {
         self.seen.cpu_ns.store(0, Ordering::Relaxed);
         self.seen.reason.store(0, Ordering::Relaxed);
-        self.seen.named.store(u8::from(extra), Ordering::Relaxed);
+        self.seen
+            .flags
+            .store(if extra { NAMED } else { 0 }, Ordering::Relaxed);
     }
 
     /// The name, zero-padded; its last byte is zero. `named`: it was set for this use of the record.
@@ -318,8 +323,22 @@ impl Record {
     }
 
     /// Whether the name was set for the vthread that runs.
+    /// Notes whether the running vthread goes on without a core. Before the carrier can notice that it lost it, and after it
+    /// has noticed.
+    pub(crate) fn set_preempted(&self, preempted: bool) {
+        if preempted {
+            self.seen.flags.fetch_or(PREEMPTED, Ordering::Relaxed);
+        } else {
+            self.seen.flags.fetch_and(!PREEMPTED, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_preempted(&self) -> bool {
+        self.seen.flags.load(Ordering::Relaxed) & PREEMPTED != 0
+    }
+
     pub(crate) fn is_named(&self) -> bool {
-        self.seen.named.load(Ordering::Relaxed) != 0
+        self.seen.flags.load(Ordering::Relaxed) & NAMED != 0
     }
 }
 

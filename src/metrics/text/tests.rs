@@ -28,8 +28,11 @@ fn example() -> RuntimeSnapshot {
         stack_failures: 10,
         arena_bytes: 11,
         queue_depth: u64::MAX,
+        carriers: 12,
+        handoffs_denied: 13,
         cores: vec![core.clone(), core],
         total,
+        ..RuntimeSnapshot::default()
     }
 }
 
@@ -134,6 +137,8 @@ fn json_says_everything_and_parses() {
     assert_eq!(json.number("stack_failures"), 10);
     assert_eq!(json.number("arena_bytes"), 11);
     assert_eq!(json.number("queue_depth"), u64::MAX);
+    assert_eq!(json.number("carriers"), 12);
+    assert_eq!(json.number("handoffs_denied"), 13);
     assert_eq!(json.get("total").number("spawned"), 19);
     let Json::Array(cores) = json.get("cores") else {
         panic!("cores is no array");
@@ -239,6 +244,8 @@ fn prometheus_text_follows_the_grammar_and_says_everything() {
     is("swiftnet_live", 4.0);
     is("swiftnet_stack_failures_total", 10.0);
     is("swiftnet_queue_depth", u64::MAX as f64);
+    is("swiftnet_carriers", 12.0);
+    is("swiftnet_handoffs_denied_total", 13.0);
     is("swiftnet_spawned_total{core=\"0\"}", 7.0);
     is("swiftnet_spawned_total{core=\"1\"}", 7.0);
     is("swiftnet_spawned_total{core=\"none\"}", 5.0);
@@ -249,7 +256,7 @@ fn prometheus_text_follows_the_grammar_and_says_everything() {
     is("swiftnet_run_slice_seconds_count", 0.0);
     let counters = example().total.counters().count();
     let histogram = BOUNDS.len() + 3;
-    assert_eq!(samples.len(), 12 + 2 * counters + 1 + 2 * histogram);
+    assert_eq!(samples.len(), 23 + 2 * counters + 1 + 2 * histogram);
 }
 
 #[test]
