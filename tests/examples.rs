@@ -106,6 +106,7 @@ fn every_example_is_run_here() {
         "basic_server",
         "echo_server",
         "hello",
+        "preempt",
         "spawn_join",
         "stats",
     ]
@@ -121,6 +122,31 @@ fn hello_says_hello() {
 #[test]
 fn spawn_join_counts_primes() {
     assert_eq!(run("spawn_join"), "17984 primes below 200000\n");
+}
+
+#[test]
+fn preempt_keeps_time_beside_code_that_never_waits() {
+    let output = run("preempt");
+    for expected in [
+        "500 sleeps of 1 ms",
+        "computed all the time",
+        "read(2) returned 1",
+    ] {
+        assert!(output.contains(expected), "no `{expected}` in:\n{output}");
+    }
+    // Each of the two lost the core at least once.
+    let taken = output
+        .lines()
+        .find_map(|line| line.strip_prefix("cores taken: "));
+    let counts: Vec<u64> = taken
+        .expect("the last line")
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    assert!(
+        counts.len() == 2 && counts.iter().all(|&n| n > 0),
+        "{output}"
+    );
 }
 
 #[test]

@@ -96,8 +96,8 @@ struct Bench {
     resting: bool,
     /// Found by others while it did not rest.
     pending: RecordList,
-    /// Handed over with a core: to be run first.
-    first: RecordList,
+    /// Handed over with the core: to be run first.
+    first: Option<RecordRef>,
 }
 
 // SAFETY: see the type's documentation for the cells; all else is Sync. The pointers are to memory that outlives carriers.
@@ -196,7 +196,7 @@ impl Carrier {
         if self.bound.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        lock(&self.bench).first.pop_front()
+        lock(&self.bench).first.take()
     }
 
     fn unpark(&self) {
@@ -459,7 +459,7 @@ impl Crew {
             return Bound::Left;
         }
         bench.resting = false;
-        bench.first.push_back(record);
+        bench.first = Some(record);
         drop(bench);
         let (core, index) = (carrier.core(), carrier.core_index());
         carrier.hold.give();
