@@ -178,6 +178,52 @@ uint64_t swn_deadline_after(uint64_t timeout_ns);
 typedef struct swn_runtime_t swn_runtime_t;
 
 /**
+ * A mount that took too long, borrowed until the function that is told of it returns.
+ */
+typedef struct swn_overrun_t {
+  /**
+   * sizeof(swn_overrun_t) of the library.
+   */
+  size_t size;
+  /**
+   * The vthread; it may have ended since.
+   */
+  uint64_t id;
+  /**
+   * Its name, zero-terminated.
+   */
+  char name[16];
+  /**
+   * Its function, and that function's name if the dynamic linker knows it, or NULL.
+   */
+  const void *entry;
+  const char *entry_symbol;
+  /**
+   * How long it ran without giving up its turn.
+   */
+  uint64_t ran_ns;
+  /**
+   * Where it was mounted.
+   */
+  uint32_t core;
+  /**
+   * 1: its core was taken away meanwhile.
+   */
+  uint32_t lost_core;
+  /**
+   * Return addresses in the call at which it gave up its turn, innermost first, for backtrace_symbols(3); 0 of them if it
+   * came to no such call.
+   */
+  void *const *frames;
+  size_t frame_count;
+} swn_overrun_t;
+
+/**
+ * Is told of a mount that took too long; in a vthread of its own, so it may wait.
+ */
+typedef void (*swn_overrun_fn)(void *arg, const swn_overrun_t *overrun);
+
+/**
  * How a runtime is started. Fill it with swn_runtime_options_init, then change what you want; a zero field is the default.
  */
 typedef struct swn_runtime_options_t {
@@ -222,6 +268,12 @@ typedef struct swn_runtime_options_t {
    * control group's pids.max allow if that is less. More than `cores` exist only while vthreads run too long.
    */
   uint32_t carriers_max;
+  /**
+   * Is told, with overrun_arg, of each mount that took overrun_ns or longer (at least 1 ms; 0: the slice). NULL: nobody.
+   */
+  swn_overrun_fn on_overrun;
+  void *overrun_arg;
+  uint64_t overrun_ns;
 } swn_runtime_options_t;
 
 /**

@@ -5,10 +5,12 @@ use super::boundary::{
     write_struct,
 };
 use super::time::swn_version;
+use crate::error::{Error, Result};
 use crate::options::Given;
 use crate::runtime;
+use crate::scheduler::overrun::{Event, Watch};
 use crate::stack::GuardMode;
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 /// A runtime. Owned: released with swn_runtime_stop and swn_runtime_destroy. A checked handle, never dereferenced: a stale
@@ -44,6 +46,35 @@ pub const SWN_PREEMPT_COOPERATIVE: u32 = 1;
 /// The core of a vthread that runs over its slice, or blocks its OS thread, is handed to another OS thread.
 pub const SWN_PREEMPT_HANDOFF: u32 = 2;
 
+/// A mount that took too long, borrowed until the function that is told of it returns.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct swn_overrun_t {
+    /// sizeof(swn_overrun_t) of the library.
+    pub size: usize,
+    /// The vthread; it may have ended since.
+    pub id: u64,
+    /// Its name, zero-terminated.
+    pub name: [c_char; 16],
+    /// Its function, and that function's name if the dynamic linker knows it, or NULL.
+    pub entry: *const c_void,
+    pub entry_symbol: *const c_char,
+    /// How long it ran without giving up its turn.
+    pub ran_ns: u64,
+    /// Where it was mounted.
+    pub core: u32,
+    /// 1: its core was taken away meanwhile.
+    pub lost_core: u32,
+    /// Return addresses in the call at which it gave up its turn, innermost first, for backtrace_symbols(3); 0 of them if it
+    /// came to no such call.
+    pub frames: *const *mut c_void,
+    pub frame_count: usize,
+}
+
+/// Is told of a mount that took too long; in a vthread of its own, so it may wait.
+pub type swn_overrun_fn =
+    Option<unsafe extern "C-unwind" fn(arg: *mut c_void, overrun: *const swn_overrun_t)>;
+
 /// How a runtime is started. Fill it with swn_runtime_options_init, then change what you want; a zero field is the default.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -69,9 +100,13 @@ pub struct swn_runtime_options_t {
     /// Most carriers (OS threads that run vthreads) at a time, up to 32,768; 0: 4,096, or half of what RLIMIT_NPROC or the
     /// control group's pids.max allow if that is less. More than `cores` exist only while vthreads run too long.
     pub carriers_max: u32,
+    /// Is told, with overrun_arg, of each mount that took overrun_ns or longer (at least 1 ms; 0: the slice). NULL: nobody.
+    pub on_overrun: swn_overrun_fn,
+    pub overrun_arg: *mut c_void,
+    pub overrun_ns: u64,
 }
 
-// SAFETY: repr(C), begins with size, all fields are plain integers.
+// SAFETY: repr(C), begins with size, all fields are plain integers or pointers that may be null.
 unsafe impl Sized32 for swn_runtime_options_t {
     const OLDEST: usize = size_of::<swn_runtime_options_t>();
 }
@@ -113,6 +148,49 @@ pub unsafe extern "C" fn swn_runtime_options_init(
     guard_int(|| unsafe { init_struct(o, size) }.map(|()| 0))
 }
 
+/// The host's function for overlong mounts, ready to be called.
+fn watch(o: &swn_runtime_options_t) -> Result<Option<Watch>> {
+    let Some(receive) = o.on_overrun else {
+        return Ok(None);
+    };
+    let threshold_ns = match (o.overrun_ns, o.slice_ns) {
+        (0, 0) => 10_000_000,
+        (0, slice) => slice.max(1_000_000),
+        (threshold, _) if threshold < 1_000_000 => return Err(Error::RANGE),
+        (threshold, _) => threshold,
+    };
+    // As a number: the host says that the function may be called with it from any thread.
+    let arg = o.overrun_arg as usize;
+    let receive = move |event: &Event| {
+        let entry = event
+            .entry
+            .map_or(ptr::null(), |entry| entry as *const c_void);
+        // SAFETY: a plain struct, filled in by dladdr(3) where it knows the address.
+        let mut found = unsafe { std::mem::zeroed::<libc::Dl_info>() };
+        // SAFETY: writes to a local; looks at the address only.
+        let known =
+            unsafe { libc::dladdr(entry, &mut found) } != 0 && found.dli_saddr == entry.cast_mut();
+        let overrun = swn_overrun_t {
+            size: size_of::<swn_overrun_t>(),
+            id: event.handle,
+            name: event.name.map(|b| b as c_char),
+            entry,
+            entry_symbol: if known { found.dli_sname } else { ptr::null() },
+            ran_ns: event.ran_ns,
+            core: u32::from(event.core),
+            lost_core: u32::from(event.lost_core),
+            frames: event.frames.as_ptr().cast(),
+            frame_count: event.frames.len(),
+        };
+        // SAFETY: the host's function; the event lives until it returns.
+        unsafe { receive(arg as *mut c_void, &raw const overrun) };
+    };
+    Ok(Some(Watch {
+        threshold_ns,
+        receive: Box::new(receive),
+    }))
+}
+
 /// Starts a runtime and stores its handle in *out. o: options, borrowed for the call; NULL: defaults. Errors: -EINVAL,
 /// -ERANGE (a value out of its range), SWN_EVERSION, -EAGAIN (255 runtimes, or no more threads), -ENOMEM, -EMFILE. Starts
 /// one thread per core, and a monitor if there are several; they block all signals but faults, so signal handlers run on the host's threads. Any thread.
@@ -125,7 +203,7 @@ pub unsafe extern "C" fn swn_runtime_start(
         let out = non_null(out)?;
         // SAFETY: the host's struct begins with its size.
         let o = unsafe { read_struct(o)? };
-        let id = runtime::start(Given {
+        let given = Given {
             cores: o.cores,
             affinity: o.affinity,
             slice_ns: o.slice_ns,
@@ -135,7 +213,8 @@ pub unsafe extern "C" fn swn_runtime_start(
             offload_threads: o.offload_threads,
             preemption: o.preemption,
             carriers_max: o.carriers_max,
-        })?;
+        };
+        let id = runtime::start(given, watch(&o)?)?;
         // SAFETY: not null; the host's to write.
         unsafe { out.write(id.to_bits() as *mut swn_runtime_t) };
         Ok(0)

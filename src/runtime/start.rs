@@ -6,6 +6,7 @@ use crate::offload::OffloadPool;
 use crate::options::{Affinity, Given, Options};
 use crate::primitive::clock;
 use crate::scheduler::core::Core;
+use crate::scheduler::overrun::Watch;
 use crate::scheduler::shared::Shared;
 use crate::scheduler::{current, shutdown};
 use crate::stack::{GuardMode, StackCache};
@@ -15,11 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// Starts a runtime.
-pub(crate) fn start(given: Given) -> Result<RuntimeId> {
+pub(crate) fn start(given: Given, overruns: Option<Watch>) -> Result<RuntimeId> {
     let topology = Topology::read();
     let options = Options::check(given, topology.usable(), topology::thread_limit())?;
     let reserved = registry::reserve()?;
-    match build(options, reserved.index, reserved.generation) {
+    match build(options, overruns, reserved.index, reserved.generation) {
         Ok(runtime) => Ok(reserved.publish(runtime)),
         Err(e) => {
             reserved.abandon();
@@ -28,13 +29,18 @@ pub(crate) fn start(given: Given) -> Result<RuntimeId> {
     }
 }
 
-fn build(options: Options, index: u8, generation: u32) -> Result<Box<Runtime>> {
+fn build(
+    options: Options,
+    overruns: Option<Watch>,
+    index: u8,
+    generation: u32,
+) -> Result<Box<Runtime>> {
     let pinned = match options.affinity {
         Affinity::None => false,
         Affinity::Pin => true,
     };
     let (offload_threads, class) = (options.offload_threads, options.stack);
-    let (shared, queues) = Shared::new(options, index, generation)?;
+    let (shared, queues) = Shared::new(options, overruns, index, generation)?;
     shared.pinned.store(pinned, Ordering::Relaxed);
     shared
         .reactor

@@ -3,6 +3,7 @@
 
 use super::core::Core;
 use super::current;
+use super::overrun;
 use super::shared::{Shared, StopPhase};
 use crate::error::{Error, Result};
 use crate::primitive::clock::{self, FOREVER};
@@ -122,6 +123,11 @@ fn give_way() {
     if held && kept {
         return;
     }
+    if let Some(carrier) = current::carrier()
+        && carrier.attention.load(Ordering::Relaxed)
+    {
+        overrun::trace(shared, carrier);
+    }
     current::switch_away(mount, Parting::Yield);
 }
 
@@ -229,6 +235,7 @@ fn wait_thread(
 
 /// Sleeps until `deadline_ns`; OK when it has passed.
 pub(crate) fn sleep_until(deadline_ns: u64) -> Result<()> {
+    checkpoint();
     match wait_anywhere(Reason::Timer, deadline_ns, |_| Armed::Waiting, || {})? {
         Some(Outcome::Canceled) => Err(Error::CANCELED),
         _ => Ok(()),

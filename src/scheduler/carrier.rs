@@ -8,6 +8,7 @@ use super::body;
 use super::core::Core;
 use super::crew::{Bound, Carrier};
 use super::current;
+use super::overrun;
 use super::shared::{Shared, StopPhase, Tally};
 use crate::primitive::clock;
 use crate::stack::{Stack, StackCache};
@@ -186,15 +187,18 @@ fn run_one(
     let core = core_of(carrier);
     let remote = core.remote();
     remote.mounted_at.store(0, Ordering::Relaxed);
-    if carrier.attention.load(Ordering::Relaxed) {
-        carrier.attention.store(false, Ordering::Relaxed);
-    }
     let end = rate.now();
     core.last_tick = end;
     let slice = rate.to_ns(end.wrapping_sub(start));
     remote.queue.count_mount(slice);
-    charge(carrier, &remote.tally, record, slice);
+    charge(shared, carrier, &remote.tally, record, slice);
 
+    if carrier.attention.load(Ordering::Relaxed) {
+        carrier.attention.store(false, Ordering::Relaxed);
+        carrier.frames.set(None);
+    }
+    // Again: an event of an overlong mount is spawned by way of the core.
+    let core = core_of(carrier);
     match parting {
         Parting::Park => {
             count_wait(&remote.tally, record);
@@ -218,14 +222,20 @@ fn run_one(
 
 /// Notes the end of a mount that took `slice` ns.
 #[inline(always)]
-fn charge(carrier: &Carrier, tally: &Tally, record: RecordRef, slice: u64) {
+fn charge(shared: &Shared, carrier: &Carrier, tally: &Tally, record: RecordRef, slice: u64) {
     tally.metrics.run_slice.record(slice);
     let charged = if slice <= EXACT_ABOVE_NS {
         carrier.charged_ns.set(carrier.charged_ns.get() + slice);
         slice
     } else {
+        overrun::report(shared, carrier, record, slice, false);
         charge_exactly(carrier, tally, slice)
     };
+    add_cpu_time(record, charged);
+}
+
+#[inline(always)]
+fn add_cpu_time(record: RecordRef, charged: u64) {
     let cpu_ns = &record.get().seen.cpu_ns;
     cpu_ns.store(cpu_ns.load(Ordering::Relaxed) + charged, Ordering::Relaxed);
 }
@@ -272,13 +282,16 @@ fn unheld(
     parting: Parting,
 ) {
     record.get().set_preempted(false);
+    carrier.attention.store(false, Ordering::Relaxed);
     let slice = shared.rate.to_ns(shared.rate.now().saturating_sub(start));
+    overrun::report(shared, carrier, record, slice, true);
     {
         let tally = shared.unheld();
-        charge(carrier, &tally, record, slice);
-        match parting {
-            Parting::Park => count_wait(&tally, record),
-            Parting::Yield | Parting::Ended => {}
+        tally.metrics.run_slice.record(slice);
+        let charged = charge_exactly(carrier, &tally, slice);
+        add_cpu_time(record, charged);
+        if parting == Parting::Park {
+            count_wait(&tally, record);
         }
     }
     match parting {

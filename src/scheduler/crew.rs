@@ -78,6 +78,8 @@ pub(crate) struct Carrier {
     /// CPU time of the thread up to which mounts have been charged exactly, and what was charged since.
     pub(crate) cpu_mark_ns: Cell<u64>,
     pub(crate) charged_ns: Cell<u64>,
+    /// Frames of the mounted vthread, taken down by itself (`overrun`).
+    pub(crate) frames: Cell<Option<Box<[usize]>>>,
     os: OnceLock<OsThread>,
     thread: OnceLock<Thread>,
     /// Vthreads that are bound to this thread.
@@ -118,6 +120,7 @@ impl Carrier {
             record: AtomicPtr::new(ptr::null_mut()),
             cpu_mark_ns: Cell::new(0),
             charged_ns: Cell::new(0),
+            frames: Cell::new(None),
             os: OnceLock::new(),
             thread: OnceLock::new(),
             bound: AtomicU32::new(0),

@@ -29,6 +29,7 @@ mod idle;
 mod inbox;
 mod injector;
 mod monitor;
+pub(crate) mod overrun;
 mod park;
 mod rouse;
 mod run_queue;

@@ -4,6 +4,7 @@ use super::crew::Crew;
 use super::idle::Idle;
 use super::inbox::Inbox;
 use super::injector::Injector;
+use super::overrun::Watch;
 use super::park::Parker;
 use super::rouse::Monitor;
 use super::{current, run_queue};
@@ -123,6 +124,8 @@ pub(crate) struct Shared {
     unheld: (Mutex<()>, Tally),
     /// Whether cores are taken away from vthreads that run too long.
     pub(crate) hands_off: bool,
+    /// Who is told of mounts that took too long.
+    pub(crate) overruns: Option<Watch>,
     pub(crate) emergency: Mutex<Emergency>,
     /// Told when a vthread ends while the runtime stops.
     pub(crate) ended: (Mutex<()>, Condvar),
@@ -159,6 +162,7 @@ impl Shared {
     /// The shared part of a new runtime, and the owners' ends of its run queues.
     pub(crate) fn new(
         options: Options,
+        overruns: Option<Watch>,
         index: u8,
         generation: u32,
     ) -> Result<(Box<Shared>, Vec<run_queue::RunQueue>)> {
@@ -203,6 +207,7 @@ impl Shared {
             crew: Crew::new(cores, carriers_max),
             unheld: (Mutex::new(()), Tally::default()),
             hands_off,
+            overruns,
             emergency: Mutex::default(),
             ended: (Mutex::new(()), Condvar::new()),
             schedule,

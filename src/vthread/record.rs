@@ -322,7 +322,6 @@ impl Record {
         bytes
     }
 
-    /// Whether the name was set for the vthread that runs.
     /// Notes whether the running vthread goes on without a core. Before the carrier can notice that it lost it, and after it
     /// has noticed.
     pub(crate) fn set_preempted(&self, preempted: bool) {
@@ -337,6 +336,7 @@ impl Record {
         self.seen.flags.load(Ordering::Relaxed) & PREEMPTED != 0
     }
 
+    /// Whether the name was set for the vthread that runs.
     pub(crate) fn is_named(&self) -> bool {
         self.seen.flags.load(Ordering::Relaxed) & NAMED != 0
     }
