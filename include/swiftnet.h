@@ -172,6 +172,13 @@ uint64_t swn_deadline_after(uint64_t timeout_ns);
 #define SWN_PREEMPT_HANDOFF 2
 
 /**
+ * As SWN_PREEMPT_HANDOFF; and of the vthreads that ran on without a core, no more than there are cores run at a time: the
+ * others are stopped in turn, by a signal to their OS thread. For hosts that want a bound on running threads; what host code
+ * may notice of it is in docs/preemption.md.
+ */
+#define SWN_PREEMPT_STOP 3
+
+/**
  * A runtime. Owned: released with swn_runtime_stop and swn_runtime_destroy. A checked handle, never dereferenced: a stale
  * one gives SWN_ESTALE_HANDLE.
  */
@@ -269,6 +276,11 @@ typedef struct swn_runtime_options_t {
    */
   uint32_t carriers_max;
   /**
+   * The signal for SWN_PREEMPT_STOP; 0: SIGURG. Its handler is installed for good, and passes on what is not meant for it.
+   * Not one of a fault, SIGKILL or SIGSTOP: -EINVAL.
+   */
+  int stop_signal;
+  /**
    * Is told, with overrun_arg, of each mount that took overrun_ns or longer (at least 1 ms; 0: the slice). NULL: nobody.
    */
   swn_overrun_fn on_overrun;
@@ -305,7 +317,7 @@ typedef struct swn_features_t {
    */
   uint32_t affinity;
   /**
-   * SWN_PREEMPT_COOPERATIVE or SWN_PREEMPT_HANDOFF, as in force.
+   * SWN_PREEMPT_COOPERATIVE, SWN_PREEMPT_HANDOFF or SWN_PREEMPT_STOP, as in force.
    */
   uint32_t preemption;
   /**
@@ -1106,6 +1118,10 @@ typedef struct swn_stats_t {
    * Vthreads that queued up for a core again after they had lost theirs.
    */
   uint64_t rejoins;
+  /**
+   * Times that a vthread without a core was stopped, to let others run (SWN_PREEMPT_STOP).
+   */
+  uint64_t stops;
   /**
    * Vthreads that ended inside a section (swn_pin, swn_blocking_begin, swn_preempt_disable).
    */

@@ -45,6 +45,10 @@ pub const SWN_PREEMPT_AUTO: u32 = 0;
 pub const SWN_PREEMPT_COOPERATIVE: u32 = 1;
 /// The core of a vthread that runs over its slice, or blocks its OS thread, is handed to another OS thread.
 pub const SWN_PREEMPT_HANDOFF: u32 = 2;
+/// As SWN_PREEMPT_HANDOFF; and of the vthreads that ran on without a core, no more than there are cores run at a time: the
+/// others are stopped in turn, by a signal to their OS thread. For hosts that want a bound on running threads; what host code
+/// may notice of it is in docs/preemption.md.
+pub const SWN_PREEMPT_STOP: u32 = 3;
 
 /// A mount that took too long, borrowed until the function that is told of it returns.
 #[repr(C)]
@@ -100,6 +104,9 @@ pub struct swn_runtime_options_t {
     /// Most carriers (OS threads that run vthreads) at a time, up to 32,768; 0: 4,096, or half of what RLIMIT_NPROC or the
     /// control group's pids.max allow if that is less. More than `cores` exist only while vthreads run too long.
     pub carriers_max: u32,
+    /// The signal for SWN_PREEMPT_STOP; 0: SIGURG. Its handler is installed for good, and passes on what is not meant for it.
+    /// Not one of a fault, SIGKILL or SIGSTOP: -EINVAL.
+    pub stop_signal: c_int,
     /// Is told, with overrun_arg, of each mount that took overrun_ns or longer (at least 1 ms; 0: the slice). NULL: nobody.
     pub on_overrun: swn_overrun_fn,
     pub overrun_arg: *mut c_void,
@@ -127,7 +134,7 @@ pub struct swn_features_t {
     pub guard_mode: u32,
     /// SWN_AFFINITY_NONE or SWN_AFFINITY_PIN, as in force.
     pub affinity: u32,
-    /// SWN_PREEMPT_COOPERATIVE or SWN_PREEMPT_HANDOFF, as in force.
+    /// SWN_PREEMPT_COOPERATIVE, SWN_PREEMPT_HANDOFF or SWN_PREEMPT_STOP, as in force.
     pub preemption: u32,
     /// The slice, as chosen at the start.
     pub slice_ns: u64,
@@ -213,6 +220,7 @@ pub unsafe extern "C" fn swn_runtime_start(
             offload_threads: o.offload_threads,
             preemption: o.preemption,
             carriers_max: o.carriers_max,
+            stop_signal: o.stop_signal,
         };
         let id = runtime::start(given, watch(&o)?)?;
         // SAFETY: not null; the host's to write.
@@ -268,10 +276,10 @@ pub unsafe extern "C" fn swn_runtime_features(
             } else {
                 SWN_AFFINITY_NONE
             },
-            preemption: if f.hands_off {
-                SWN_PREEMPT_HANDOFF
-            } else {
-                SWN_PREEMPT_COOPERATIVE
+            preemption: match (f.stops, f.hands_off) {
+                (true, _) => SWN_PREEMPT_STOP,
+                (false, true) => SWN_PREEMPT_HANDOFF,
+                (false, false) => SWN_PREEMPT_COOPERATIVE,
             },
             slice_ns: f.slice_ns,
         };

@@ -117,6 +117,8 @@ pub struct swn_stats_t {
     pub handoffs_denied: u64,
     /// Vthreads that queued up for a core again after they had lost theirs.
     pub rejoins: u64,
+    /// Times that a vthread without a core was stopped, to let others run (SWN_PREEMPT_STOP).
+    pub stops: u64,
     /// Vthreads that ended inside a section (swn_pin, swn_blocking_begin, swn_preempt_disable).
     pub sections_unbalanced: u64,
     /// From being runnable to running; wakes by other vthreads are sampled.
@@ -189,6 +191,7 @@ fn counters(c: &CoreSnapshot, size: usize) -> swn_stats_t {
         handoffs_forced: 0,
         handoffs_denied: 0,
         rejoins: 0,
+        stops: 0,
         sections_unbalanced: 0,
         run_delay: histogram(&c.run_delay),
         run_slice: histogram(&c.run_slice),
@@ -233,6 +236,7 @@ pub unsafe extern "C" fn swn_stats_read(
             handoffs_forced: s.handoffs_forced,
             handoffs_denied: s.handoffs_denied,
             rejoins: s.rejoins,
+            stops: s.stops,
             sections_unbalanced: s.sections_unbalanced,
             ..counters(&s.total, size)
         };

@@ -31,6 +31,7 @@ pub struct RuntimeSnapshot {
     pub handoffs_forced: u64,
     pub handoffs_denied: u64,
     pub rejoins: u64,
+    pub stops: u64,
     pub sections_unbalanced: u64,
     /// One for each core, by its index.
     pub cores: Vec<CoreSnapshot>,
@@ -46,7 +47,7 @@ enum Kind {
 
 impl RuntimeSnapshot {
     /// What is known of the runtime as a whole: name, kind, meaning, value.
-    fn scalars(&self) -> [(&'static str, Kind, &'static str, u64); 23] {
+    fn scalars(&self) -> [(&'static str, Kind, &'static str, u64); 24] {
         use Kind::{Counter, Gauge};
         [
             (
@@ -169,6 +170,12 @@ impl RuntimeSnapshot {
                 Counter,
                 "Cores that stayed because there were too many carriers.",
                 self.handoffs_denied,
+            ),
+            (
+                "stops",
+                Counter,
+                "Times a virtual thread without a core was stopped to let others run.",
+                self.stops,
             ),
             (
                 "rejoins",

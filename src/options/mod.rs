@@ -20,6 +20,9 @@ const OFFLOAD_DEFAULT: u32 = 64;
 /// Most carriers that may be asked for.
 const CARRIERS_MAX: u32 = 32_768;
 
+/// SIGURG: ignored by default, and what uses it (out-of-band data) is rare. Go's choice too.
+const STOP_SIGNAL: i32 = 23;
+
 /// Whether carriers are put on CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Affinity {
@@ -34,6 +37,8 @@ pub(crate) enum Preemption {
     Cooperative,
     /// Its core is handed to another carrier.
     HandOff,
+    /// That, and beyond a few of them they are stopped in turn.
+    Stop,
 }
 
 /// The options as a host gave them; zero stands for the default.
@@ -48,6 +53,7 @@ pub(crate) struct Given {
     pub(crate) offload_threads: u32,
     pub(crate) preemption: u32,
     pub(crate) carriers_max: u32,
+    pub(crate) stop_signal: i32,
 }
 
 /// Checked options.
@@ -62,6 +68,7 @@ pub(crate) struct Options {
     pub(crate) preemption: Preemption,
     /// Most carriers at a time.
     pub(crate) carriers_max: usize,
+    pub(crate) stop_signal: i32,
 }
 
 fn in_range<T: PartialOrd + Default + Copy>(value: T, default: T, min: T, max: T) -> Result<T> {
@@ -91,6 +98,7 @@ impl Options {
         let preemption = match given.preemption {
             0 | 2 => Preemption::HandOff,
             1 => Preemption::Cooperative,
+            3 => Preemption::Stop,
             _ => return Err(Error::INVAL),
         };
         // 0 chooses, 1 is readiness: the one back end of this version.
@@ -111,6 +119,10 @@ impl Options {
                 as usize,
             preemption,
             carriers_max: in_range(given.carriers_max, threads, 1, CARRIERS_MAX)? as usize,
+            stop_signal: match given.stop_signal {
+                0 => STOP_SIGNAL,
+                signal => signal,
+            },
         })
     }
 }

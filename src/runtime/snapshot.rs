@@ -52,6 +52,7 @@ pub(crate) fn runtime_snapshot(runtime: &Runtime) -> RuntimeSnapshot {
         handoffs_forced: of(&counts.forced),
         handoffs_denied: of(&counts.denied),
         rejoins: of(&counts.rejoined),
+        stops: shared.stopper.as_ref().map_or(0, |s| of(&s.stopped)),
         sections_unbalanced: of(&counts.unbalanced),
         cores,
         total,

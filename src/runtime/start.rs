@@ -69,7 +69,7 @@ fn build(
             return Err(e);
         }
     }
-    if let Err(e) = runtime.shared.crew.start_monitor(&runtime.shared) {
+    if let Err(e) = runtime.shared.crew.start_helpers(&runtime.shared) {
         take_down(&runtime);
         return Err(e);
     }
@@ -84,6 +84,9 @@ fn take_down(runtime: &Runtime) {
         shared.wake_core(core);
     }
     shared.monitor.unpark();
+    if let Some(stopper) = &shared.stopper {
+        stopper.wake();
+    }
     shared.crew.join();
     if let Some(pool) = shared
         .reactor
@@ -159,6 +162,7 @@ pub(crate) struct Features {
     pub(crate) pinned: bool,
     pub(crate) slice_ns: u64,
     pub(crate) hands_off: bool,
+    pub(crate) stops: bool,
     pub(crate) guards: GuardMode,
 }
 
@@ -168,6 +172,7 @@ pub(crate) fn features(shared: &Shared) -> Features {
         pinned: shared.pinned.load(Ordering::Relaxed),
         slice_ns: shared.options.slice_ns,
         hands_off: shared.hands_off,
+        stops: shared.stopper.is_some(),
         guards: shared.stacks.guard_mode(),
     }
 }

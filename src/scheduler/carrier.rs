@@ -10,6 +10,7 @@ use super::crew::{Bound, Carrier};
 use super::current;
 use super::overrun;
 use super::shared::{Shared, StopPhase, Tally};
+use super::stopping::Stopper;
 use crate::primitive::clock;
 use crate::stack::{Stack, StackCache};
 use crate::topology::Topology;
@@ -34,6 +35,7 @@ pub(super) fn run(shared: &Shared, carrier: &Arc<Carrier>) {
     // SAFETY: of this thread only (prctl(2)); it wakes from timed waits as exactly as the kernel can: the default slack of
     // 50 us would be added to every sleep.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    let _stack = shared.stopper.as_ref().map(Stopper::admit_thread);
     let thread = ThreadState::of_this_thread();
     context::set_carrier_fiber(&thread);
     current::install(carrier);
@@ -281,6 +283,7 @@ fn unheld(
     start: u64,
     parting: Parting,
 ) {
+    carrier.stop.leave();
     record.get().set_preempted(false);
     carrier.attention.store(false, Ordering::Relaxed);
     let slice = shared.rate.to_ns(shared.rate.now().saturating_sub(start));

@@ -24,6 +24,7 @@
 use super::core::Core;
 use super::hold::Hold;
 use super::shared::Shared;
+use super::stopping::Stop;
 use super::{carrier, monitor};
 use crate::error::{Error, Result};
 use crate::primitive::os_thread::{self, OsThread};
@@ -87,6 +88,7 @@ pub(crate) struct Carrier {
     bench: Mutex<Bench>,
     /// CPU time of the thread when its core was taken away from a blocked vthread.
     relieved_at_cpu_ns: AtomicU64,
+    pub(super) stop: Stop,
     lowered: AtomicBool,
     dismissed: AtomicBool,
 }
@@ -126,6 +128,7 @@ impl Carrier {
             bound: AtomicU32::new(0),
             bench: Mutex::default(),
             relieved_at_cpu_ns: AtomicU64::new(0),
+            stop: Stop::new(),
             lowered: AtomicBool::new(false),
             dismissed: AtomicBool::new(false),
         }
@@ -252,7 +255,8 @@ struct Lists {
     /// Without a core, and busy with a vthread.
     without: Vec<Arc<Carrier>>,
     alive: usize,
-    monitor: Option<JoinHandle<()>>,
+    /// The monitor and the stopper.
+    helpers: Vec<JoinHandle<()>>,
 }
 
 /// See the module text.
@@ -319,16 +323,28 @@ impl Crew {
             })
     }
 
-    /// Starts the monitor.
-    pub(crate) fn start_monitor(&self, shared: &Shared) -> Result<()> {
+    /// Starts the monitor, and the stopper where there is to be one.
+    pub(crate) fn start_helpers(&self, shared: &Shared) -> Result<()> {
+        self.start_helper(shared, "swn-monitor", monitor::run)?;
+        if shared.stopper.is_some() {
+            self.start_helper(shared, "swn-stopper", |shared| {
+                if let Some(stopper) = &shared.stopper {
+                    stopper.run(shared);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn start_helper(&self, shared: &Shared, name: &str, body: fn(&Shared)) -> Result<()> {
         let carried = Carried(shared);
         let body = move || {
             let carried = carried;
             // SAFETY: see `Carried`.
-            monitor::run(unsafe { &*carried.0 });
+            body(unsafe { &*carried.0 });
         };
-        let thread = start_thread("swn-monitor".into(), body)?;
-        lock(&self.lists).monitor = Some(thread);
+        let thread = start_thread(name.into(), body)?;
+        lock(&self.lists).helpers.push(thread);
         Ok(())
     }
 
@@ -404,9 +420,13 @@ impl Crew {
         carrier
             .relieved_at_cpu_ns
             .store(carrier.os().map_or(0, OsThread::cpu_ns), Ordering::Relaxed);
-        if cause != Cause::Bound {
-            lock(&self.lists).without.push(carrier);
+        if cause == Cause::Bound {
+            return;
         }
+        if let Some(stopper) = &carrier.shared().stopper {
+            stopper.add(&carrier);
+        }
+        lock(&self.lists).without.push(carrier);
     }
 
     /// Grants a core to a carrier that rests.
@@ -504,6 +524,9 @@ impl Crew {
     /// The calling carrier, which has no core and no vthread any more, rests until it is granted a core. False: it ends.
     pub(crate) fn rest(&self, shared: &Shared, carrier: &Arc<Carrier>) -> bool {
         let mut pending = RecordList::new();
+        if let Some(stopper) = &shared.stopper {
+            stopper.remove(carrier);
+        }
         {
             let mut lists = lock(&self.lists);
             lists.without.retain(|c| !Arc::ptr_eq(c, carrier));
@@ -581,9 +604,9 @@ impl Crew {
     /// Joins all threads, which have been told to exit.
     pub(crate) fn join(&self) {
         // First the monitor, which makes others.
-        let monitor = lock(&self.lists).monitor.take();
-        if let Some(monitor) = monitor {
-            let _ = monitor.join();
+        let helpers = std::mem::take(&mut lock(&self.lists).helpers);
+        for helper in helpers {
+            let _ = helper.join();
         }
         loop {
             let threads = std::mem::take(&mut lock(&self.lists).threads);

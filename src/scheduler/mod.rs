@@ -37,3 +37,4 @@ pub(crate) mod section;
 pub(crate) mod shared;
 pub(crate) mod shutdown;
 pub(crate) mod spawn;
+mod stopping;

@@ -7,6 +7,7 @@ use super::injector::Injector;
 use super::overrun::Watch;
 use super::park::Parker;
 use super::rouse::Monitor;
+use super::stopping::Stopper;
 use super::{current, run_queue};
 use crate::error::Result;
 use crate::memory::ArenaPool;
@@ -124,6 +125,8 @@ pub(crate) struct Shared {
     unheld: (Mutex<()>, Tally),
     /// Whether cores are taken away from vthreads that run too long.
     pub(crate) hands_off: bool,
+    /// Where overlong vthreads are to be stopped.
+    pub(crate) stopper: Option<Stopper>,
     /// Who is told of mounts that took too long.
     pub(crate) overruns: Option<Watch>,
     pub(crate) emergency: Mutex<Emergency>,
@@ -167,7 +170,13 @@ impl Shared {
         generation: u32,
     ) -> Result<(Box<Shared>, Vec<run_queue::RunQueue>)> {
         let (cores, carriers_max) = (options.cores, options.carriers_max);
-        let hands_off = options.preemption == Preemption::HandOff && membarrier::register();
+        let hands_off = options.preemption != Preemption::Cooperative && membarrier::register();
+        let stopper = match options.preemption {
+            Preemption::Stop if hands_off => {
+                Some(Stopper::new(options.stop_signal, options.carriers_max)?)
+            }
+            _ => None,
+        };
         let now = clock::now_ns();
         let (mut queues, mut remotes) = (Vec::with_capacity(cores), Vec::with_capacity(cores));
         for _ in 0..cores {
@@ -207,6 +216,7 @@ impl Shared {
             crew: Crew::new(cores, carriers_max),
             unheld: (Mutex::new(()), Tally::default()),
             hands_off,
+            stopper,
             overruns,
             emergency: Mutex::default(),
             ended: (Mutex::new(()), Condvar::new()),

@@ -256,7 +256,7 @@ fn prometheus_text_follows_the_grammar_and_says_everything() {
     is("swiftnet_run_slice_seconds_count", 0.0);
     let counters = example().total.counters().count();
     let histogram = BOUNDS.len() + 3;
-    assert_eq!(samples.len(), 23 + 2 * counters + 1 + 2 * histogram);
+    assert_eq!(samples.len(), 24 + 2 * counters + 1 + 2 * histogram);
 }
 
 #[test]
