@@ -61,7 +61,9 @@ mod vthread {
 }
 
 #[cfg(loom)]
+#[allow(unsafe_code)]
 mod scheduler {
+    mod deque;
     mod idle;
     mod park;
     mod rouse;

@@ -22,6 +22,7 @@ pub(crate) mod block;
 pub(crate) mod carrier;
 pub(crate) mod core;
 pub(crate) mod current;
+mod deque;
 mod idle;
 mod inbox;
 mod injector;

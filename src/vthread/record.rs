@@ -132,6 +132,10 @@ impl RecordRef {
         self.0.as_ptr()
     }
 
+    pub(crate) fn as_non_null(self) -> NonNull<Record> {
+        self.0
+    }
+
     #[inline(always)]
     pub(crate) fn get<'a>(self) -> &'a Record {
         // SAFETY: type-stable memory (module text); the runtime that owns it outlives every holder of a RecordRef: its
