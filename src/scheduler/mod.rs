@@ -33,3 +33,4 @@ mod run_queue;
 pub(crate) mod shared;
 pub(crate) mod shutdown;
 pub(crate) mod spawn;
+pub(crate) mod wake;

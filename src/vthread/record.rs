@@ -163,12 +163,25 @@ impl RecordRef {
     /// The record that `wake` is for, if it is one of runtime `index`; else the wake is given back.
     pub(crate) fn of_wake(wake: Wake, index: u8) -> std::result::Result<RecordRef, Wake> {
         match wake.data_of(&VTABLE).map(|data| RecordRef(data.cast())) {
-            Some(record) if record.get().place as u8 == index => {
+            Some(record) if record.is_of(index) => {
                 wake.disarm();
                 Ok(record)
             }
             _ => Err(wake),
         }
+    }
+
+    /// The vthread that waits by `target`, and the number of its wait; None if someone else does.
+    #[inline(always)]
+    pub(crate) fn of_target(target: Target) -> Option<(RecordRef, u64)> {
+        let (data, seq) = target.data_of(&VTABLE)?;
+        Some((RecordRef(data.cast()), seq))
+    }
+
+    /// Whether it is a vthread of runtime `index`.
+    #[inline(always)]
+    pub(crate) fn is_of(self, index: u8) -> bool {
+        self.get().place as u8 == index
     }
 
     /// Asks for the mount of a vthread that will be resumed soon; then [`Self::prefetch_stack`]. For its holder.
@@ -209,6 +222,7 @@ impl RecordRef {
     }
 
     /// Claims wait `seq` and returns the wake duty, if any.
+    #[inline(always)]
     pub(crate) fn claim(self, seq: u64, outcome: Outcome) -> Claimed {
         use super::state::Claim;
         match self.get().state.claim(seq, outcome) {
