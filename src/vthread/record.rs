@@ -393,6 +393,14 @@ impl RecordList {
         Some(record)
     }
 
+    /// The same records, the first on top.
+    pub(crate) fn into_stack(self) -> RecordStack {
+        RecordStack {
+            top: self.head,
+            len: self.len,
+        }
+    }
+
     /// Moves everything of `other` to the end of `self`.
     pub(crate) fn append(&mut self, other: &mut RecordList) {
         let other = std::mem::take(other);
@@ -403,5 +411,38 @@ impl RecordList {
         }
         self.tail = other.tail;
         self.len += other.len;
+    }
+}
+
+/// Last-in first-out list of records through their `link`. Not synchronised.
+#[derive(Default)]
+pub(crate) struct RecordStack {
+    top: Option<RecordRef>,
+    len: usize,
+}
+
+impl RecordStack {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The caller holds `record` (it is in no other queue).
+    #[inline]
+    pub(crate) fn push(&mut self, record: RecordRef) {
+        record.get().link.set(self.top);
+        self.top = Some(record);
+        self.len += 1;
+    }
+
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<RecordRef> {
+        let record = self.top?;
+        self.top = record.get().link.get();
+        self.len -= 1;
+        // Who takes one often takes another soon, and must read its link.
+        if let Some(next) = self.top {
+            prefetch::line(next.as_ptr());
+        }
+        Some(record)
     }
 }
