@@ -8,7 +8,6 @@ pub(crate) mod clock;
 pub(crate) mod fork;
 #[cfg(not(loom))]
 pub(crate) mod os_thread;
-#[cfg(not(loom))]
 pub(crate) mod pad;
 pub(crate) mod prefetch;
 #[cfg(not(loom))]

@@ -27,6 +27,7 @@
 //!   slot fails to move `top`, and throws away what it read.
 
 use crate::primitive::atomic::{AtomicPtr, AtomicU64, Ordering};
+use crate::primitive::pad::CachePadded;
 use crate::primitive::{full_fence, prefetch};
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -70,7 +71,8 @@ impl<T> Ring<T> {
 }
 
 struct Ends<T> {
-    top: AtomicU64,
+    /// Apart from what the owner writes with each push and pop: a thief's gain does not take that line from it.
+    top: CachePadded<AtomicU64>,
     /// Written by the owner only.
     bottom: AtomicU64,
     /// Written by the owner only.
@@ -117,7 +119,7 @@ pub(super) fn new<T>(len: usize, solitary: bool) -> (Owner<T>, Thieves<T>) {
     debug_assert!(len.is_power_of_two());
     let ring = Ring::new(len, std::ptr::null_mut());
     let ends = Arc::new(Ends {
-        top: AtomicU64::new(0),
+        top: CachePadded(AtomicU64::new(0)),
         bottom: AtomicU64::new(0),
         ring: AtomicPtr::new(ring),
         solitary,
