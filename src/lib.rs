@@ -63,6 +63,7 @@ mod vthread {
 #[cfg(loom)]
 #[allow(unsafe_code)]
 mod scheduler {
+    mod deque;
     mod hold;
     mod idle;
     mod park;

@@ -9,7 +9,6 @@ pub(crate) mod fork;
 pub(crate) mod membarrier;
 #[cfg(not(loom))]
 pub(crate) mod os_thread;
-#[cfg(not(loom))]
 pub(crate) mod pad;
 pub(crate) mod prefetch;
 #[cfg(not(loom))]
@@ -18,7 +17,7 @@ pub(crate) mod word_lock;
 
 pub(crate) mod atomic {
     #[cfg(loom)]
-    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
     pub(crate) use std::sync::atomic::Ordering;
     #[cfg(all(not(loom), not(all(target_arch = "x86_64", not(miri)))))]
     pub(crate) use std::sync::atomic::fence;

@@ -1,9 +1,12 @@
-//! The run queues of a core: a LIFO slot, a FIFO deque of resumed vthreads, and a deque of new ones. The only file that
-//! names crossbeam-deque.
+//! The run queues of a core: a LIFO slot, a FIFO deque of resumed vthreads (crossbeam's), and a deque of new ones (ours).
 //!
 //! Resumed vthreads go before new ones, so that the number of stacks in use stays low; new ones are taken youngest first
 //! by their owner (depth first) and oldest first by thieves.
+//!
+//! A core without others is **solitary**: no thief and no monitor takes anything from its queues, so the LIFO slot and the new
+//! vthreads need no locked operations and no fences. Other threads only read lengths.
 
+use super::deque::{self, Taken};
 use crate::primitive::atomic::{AtomicPtr, AtomicU64, Ordering};
 use crate::vthread::record::{Record, RecordRef};
 use crossbeam_deque::{Steal, Stealer, Worker};
@@ -15,13 +18,18 @@ use std::ptr::{self, NonNull};
 const WORTH_NS: u64 = 50_000;
 /// The length of a mount before any is known: long, so that nothing waits for the first.
 const MOUNT_GUESS_NS: u64 = WORTH_NS;
+/// New vthreads that there is room for at first, and most that a thief takes at once (crossbeam's numbers).
+const NEW_ROOM: usize = 64;
+const STEAL_MAX: usize = 32;
 
 /// What others see of a core's queues.
 pub(crate) struct Remote {
     /// The vthread that was woken last by one running here. Thieves may take it only from a core that is stuck.
     lifo: AtomicPtr<Record>,
     resumed: Stealer<RecordRef>,
-    new: Stealer<RecordRef>,
+    new: deque::Thieves<Record>,
+    /// Nobody but the owner takes anything.
+    solitary: bool,
     /// How long a mount on this core takes, on average of the last dozen; written by the owner.
     mount_ns: AtomicU64,
 }
@@ -29,7 +37,7 @@ pub(crate) struct Remote {
 /// The owner's ends.
 pub(crate) struct RunQueue {
     resumed: Worker<RecordRef>,
-    new: Worker<RecordRef>,
+    new: deque::Owner<Record>,
 }
 
 /// What a thief came back with.
@@ -44,13 +52,15 @@ pub(crate) enum Stolen {
     Retry,
 }
 
-/// A pair of ends of empty queues.
-pub(crate) fn new() -> (RunQueue, Remote) {
-    let (resumed, new) = (Worker::new_fifo(), Worker::new_lifo());
+/// A pair of ends of empty queues. `solitary`: the runtime has no other core.
+pub(crate) fn new(solitary: bool) -> (RunQueue, Remote) {
+    let resumed = Worker::new_fifo();
+    let (new, new_remote) = deque::new(NEW_ROOM, solitary);
     let remote = Remote {
         lifo: AtomicPtr::new(ptr::null_mut()),
         resumed: resumed.stealer(),
-        new: new.stealer(),
+        new: new_remote,
+        solitary,
         mount_ns: AtomicU64::new(MOUNT_GUESS_NS),
     };
     (RunQueue { resumed, new }, remote)
@@ -60,11 +70,13 @@ impl Remote {
     /// Puts `record` into the LIFO slot and returns the one it displaces. By the owner.
     #[inline]
     pub(crate) fn replace_lifo(&self, record: RecordRef) -> Option<RecordRef> {
+        let old = self.lifo.load(Ordering::Relaxed);
         // Only the owner fills the slot, so an empty one stays empty until it does.
-        if self.lifo.load(Ordering::Relaxed).is_null() {
+        if self.solitary || old.is_null() {
             // Release: a thief that takes it sees the record.
             self.lifo.store(record.as_ptr(), Ordering::Release);
-            return None;
+            // SAFETY: only records are stored.
+            return NonNull::new(old).map(|r| unsafe { RecordRef::from_raw(r) });
         }
         // As above, and acquire for the one that is displaced.
         let old = self.lifo.swap(record.as_ptr(), Ordering::AcqRel);
@@ -75,10 +87,16 @@ impl Remote {
     /// Takes the LIFO slot: the owner, or a thief of a stuck core.
     #[inline]
     pub(crate) fn take_lifo(&self) -> Option<RecordRef> {
-        if self.lifo.load(Ordering::Relaxed).is_null() {
+        let seen = self.lifo.load(Ordering::Relaxed);
+        if seen.is_null() {
             return None;
         }
-        let taken = self.lifo.swap(ptr::null_mut(), Ordering::Acquire);
+        let taken = if self.solitary {
+            self.lifo.store(ptr::null_mut(), Ordering::Relaxed);
+            seen
+        } else {
+            self.lifo.swap(ptr::null_mut(), Ordering::Acquire)
+        };
         // SAFETY: only records are stored.
         NonNull::new(taken).map(|r| unsafe { RecordRef::from_raw(r) })
     }
@@ -86,7 +104,7 @@ impl Remote {
     /// Whether a thief should take something (the LIFO slot does not count). The owner of anything else is awake and gets
     /// to it soon; if it does not, the monitor opens it to thieves.
     pub(crate) fn has_stealable(&self) -> bool {
-        !self.new.is_empty() || self.is_worth_stealing()
+        self.new.len() > 0 || self.is_worth_stealing()
     }
 
     /// Whether the resumed vthreads here are worth a move.
@@ -126,7 +144,7 @@ impl RunQueue {
 
     #[inline]
     pub(crate) fn push_new(&self, record: RecordRef) {
-        self.new.push(record);
+        self.new.push(record.as_non_null());
     }
 
     #[inline]
@@ -136,16 +154,18 @@ impl RunQueue {
 
     #[inline]
     pub(crate) fn pop_new(&self) -> Option<RecordRef> {
-        self.new.pop()
+        // SAFETY: only records are pushed.
+        self.new.pop().map(|r| unsafe { RecordRef::from_raw(r) })
     }
 
     /// The oldest new vthread, which the owner's own order would reach last.
     pub(crate) fn pop_oldest_new(&self, remote: &Remote) -> Option<RecordRef> {
         loop {
-            match remote.new.steal() {
-                Steal::Success(record) => return Some(record),
-                Steal::Empty => return None,
-                Steal::Retry => {}
+            match remote.new.take_oldest() {
+                // SAFETY: only records are pushed.
+                Taken::Entry(r) => return Some(unsafe { RecordRef::from_raw(r) }),
+                Taken::Empty => return None,
+                Taken::Raced => {}
             }
         }
     }
@@ -153,19 +173,39 @@ impl RunQueue {
     /// Steals half of what `victim` has, resumed ones first: those only if they are worth it.
     pub(crate) fn steal_from(&self, victim: &Remote) -> Stolen {
         let mut retry = false;
-        let resumed = victim.is_worth_stealing();
-        let queues = [(&victim.resumed, &self.resumed), (&victim.new, &self.new)];
-        for (stealer, own) in queues.into_iter().skip(usize::from(!resumed)) {
-            let before = own.len();
-            match stealer.steal_batch_and_pop(own) {
+        if victim.is_worth_stealing() {
+            let before = self.resumed.len();
+            match victim.resumed.steal_batch_and_pop(&self.resumed) {
                 Steal::Success(record) => {
-                    let more = own.len().saturating_sub(before);
+                    let more = self.resumed.len().saturating_sub(before);
                     return Stolen::Some { record, more };
                 }
                 Steal::Empty => {}
                 Steal::Retry => retry = true,
             }
         }
-        if retry { Stolen::Retry } else { Stolen::None }
+        match self.steal_new_from(victim) {
+            Stolen::None if retry => Stolen::Retry,
+            stolen => stolen,
+        }
+    }
+
+    /// One by one, since the owner takes from the other end without asking for more than the last.
+    fn steal_new_from(&self, victim: &Remote) -> Stolen {
+        let record = match victim.new.take_oldest() {
+            // SAFETY: only records are pushed.
+            Taken::Entry(r) => unsafe { RecordRef::from_raw(r) },
+            Taken::Empty => return Stolen::None,
+            Taken::Raced => return Stolen::Retry,
+        };
+        let most = (victim.new.len() / 2).min(STEAL_MAX);
+        let mut more = 0;
+        while more < most
+            && let Taken::Entry(r) = victim.new.take_oldest()
+        {
+            self.new.push(r);
+            more += 1;
+        }
+        Stolen::Some { record, more }
     }
 }

@@ -180,7 +180,7 @@ impl Shared {
         let now = clock::now_ns();
         let (mut queues, mut remotes) = (Vec::with_capacity(cores), Vec::with_capacity(cores));
         for _ in 0..cores {
-            let (queue, remote) = run_queue::new();
+            let (queue, remote) = run_queue::new(cores == 1);
             queues.push(queue);
             remotes.push(CachePadded(Remote {
                 queue: remote,

@@ -218,14 +218,21 @@ pub(crate) fn join(shared: &Shared, handle: Handle, deadline_ns: u64) -> Result<
         return Err(Error::DEADLK);
     }
     block::checkpoint();
-    let waiter = pin!(Waiter::new());
     // The common case in a batch: it has ended.
-    // SAFETY: without a target the waiter is not hung in.
-    match unsafe { join::join(record, handle, &waiter, None) } {
-        Ok(Joining::Ended(remains)) => return bury(shared, record, &remains),
-        Ok(Joining::Waiting) | Err(Error::TIMEDOUT) => {}
-        Err(e) => return Err(e),
+    if let Some(remains) = join::join_ended(record, handle) {
+        return bury(shared, record, &remains);
     }
+    join_waiting(shared, record, handle, deadline_ns)
+}
+
+#[inline(never)]
+fn join_waiting(
+    shared: &Shared,
+    record: RecordRef,
+    handle: Handle,
+    deadline_ns: u64,
+) -> Result<*mut c_void> {
+    let waiter = pin!(Waiter::new());
     let mut failed = None;
     let mut remains = None;
     let mut ended = false;
@@ -234,7 +241,7 @@ pub(crate) fn join(shared: &Shared, handle: Handle, deadline_ns: u64) -> Result<
         deadline_ns,
         |target| {
             // SAFETY: the waiter is on this stack; it is withdrawn unless the wait ends with Woken.
-            match unsafe { join::join(record, handle, &waiter, Some(target)) } {
+            match unsafe { join::join(record, handle, &waiter, target) } {
                 Ok(Joining::Waiting) => Armed::Waiting,
                 Ok(Joining::Ended(left)) => {
                     remains = Some(left);

@@ -16,8 +16,12 @@ use crate::error::{Error, Result};
 use crate::primitive::atomic::{AtomicU64, Ordering};
 use crate::primitive::word_lock::{self, LOCKED};
 use crate::scheduler::block::{self, Armed};
-use crate::wait::{Outcome, Reason, Target, WaitQueue, Waiter, WakeBatch};
+use crate::scheduler::wake;
+use crate::vthread::record::RecordRef;
+use crate::vthread::state::Claim;
+use crate::wait::{Claimed, Outcome, Reason, Target, WaitQueue, Waiter, WakeBatch};
 use std::pin::pin;
+use std::ptr::NonNull;
 
 const WAITERS: u64 = 2;
 const PERMIT: u64 = 4;
@@ -101,12 +105,7 @@ impl Semaphore {
         let state = word_lock::lock(&self.state);
         // SAFETY: the lock is held; the waiter is linked here or, when a claim was lost to its timeout, nowhere.
         unsafe { self.queue.remove(waiter) };
-        let state = if self.queue.is_empty() {
-            state & !WAITERS
-        } else {
-            state
-        };
-        word_lock::unlock(&self.state, state);
+        self.unlock_queue(state);
     }
 
     /// The permit was handed over: the releaser has let go of the semaphore, which may be destroyed.
@@ -146,7 +145,7 @@ impl Semaphore {
     }
 
     /// Adds permits: to the oldest waiters first.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&self, permits: u32) -> Result<()> {
         let mut state = self.state.load(Ordering::Relaxed);
         while state & (LOCKED | WAITERS) == 0 {
@@ -165,7 +164,11 @@ impl Semaphore {
                 Err(now) => state = now,
             }
         }
-        self.release_slow(permits)
+        if permits == 1 {
+            self.hand_over()
+        } else {
+            self.release_many(permits)
+        }
     }
 
     #[cold]
@@ -197,26 +200,49 @@ impl Semaphore {
         Ok(())
     }
 
-    fn release_slow(&self, permits: u32) -> Result<()> {
-        if permits != 1 {
-            return self.release_many(permits);
-        }
-        let mut state = word_lock::lock(&self.state);
-        // SAFETY: the lock is held; a node is claimed right after it was unlinked and not touched again.
-        while let Some(waiter) = unsafe { self.queue.pop_front() } {
-            // SAFETY: as above.
-            let claimed = unsafe { waiter.as_ref().claim(Outcome::Woken) };
-            let won = match claimed {
-                crate::wait::Claimed::Lost => continue,
-                crate::wait::Claimed::Done => None,
-                crate::wait::Claimed::Wake(wake) => Some(wake),
-            };
-            if self.queue.is_empty() {
-                state &= !WAITERS;
+    /// Gives one permit to the oldest waiter; the straight way for a waiting vthread, which is nearly all.
+    #[inline(always)]
+    fn hand_over(&self) -> Result<()> {
+        let state = word_lock::lock(&self.state);
+        // SAFETY: the lock is held; the node is claimed right after it was unlinked and not touched again.
+        let Some(waiter) = (unsafe { self.queue.pop_front() }) else {
+            return self.hand_over_next(state, None);
+        };
+        // SAFETY: as above.
+        let target = unsafe { waiter.as_ref() }.target();
+        let Some((record, seq)) = target.and_then(RecordRef::of_target) else {
+            return self.hand_over_next(state, Some(waiter));
+        };
+        match record.get().state.claim(seq, Outcome::Woken) {
+            Claim::Schedule => {
+                self.unlock_queue(state);
+                wake::schedule(record);
+                Ok(())
             }
-            word_lock::unlock(&self.state, state);
-            if let Some(wake) = won {
-                wake.run();
+            Claim::Noticed => {
+                self.unlock_queue(state);
+                Ok(())
+            }
+            Claim::Lost => self.hand_over_next(state, None),
+        }
+    }
+
+    /// As [`Self::hand_over`], whoever waits: to `waiter`, which was just unlinked, or to the next in the queue, or else the
+    /// permit is added. The lock is held, and released.
+    #[cold]
+    #[inline(never)]
+    fn hand_over_next(&self, state: u64, mut waiter: Option<NonNull<Waiter>>) -> Result<()> {
+        // SAFETY: the lock is held; a node is claimed right after it was unlinked and not touched again.
+        while let Some(first) = waiter.take().or_else(|| unsafe { self.queue.pop_front() }) {
+            // SAFETY: as above.
+            let won = match unsafe { first.as_ref().claim(Outcome::Woken) } {
+                Claimed::Lost => continue,
+                Claimed::Done => None,
+                Claimed::Wake(wake) => Some(wake),
+            };
+            self.unlock_queue(state);
+            if let Some(won) = won {
+                won.run();
             }
             return Ok(());
         }
@@ -224,6 +250,17 @@ impl Semaphore {
         let full = state >> PERMIT_SHIFT >= u64::from(MAX);
         word_lock::unlock(&self.state, if full { state } else { state + PERMIT });
         if full { Err(Error::OVERFLOW) } else { Ok(()) }
+    }
+
+    /// Releases the lock after a waiter was taken out; `state` is what the lock found.
+    #[inline(always)]
+    fn unlock_queue(&self, state: u64) {
+        let state = if self.queue.is_empty() {
+            state & !WAITERS
+        } else {
+            state
+        };
+        word_lock::unlock(&self.state, state);
     }
 
     /// Cancels the wait of a queued completion. False if it is not queued here any more.
@@ -235,17 +272,12 @@ impl Semaphore {
             // SAFETY: the lock is held, and it is linked, here by the caller's word; not touched after the claim.
             unsafe {
                 self.queue.remove(waiter);
-                if let crate::wait::Claimed::Wake(w) = waiter.claim(Outcome::Canceled) {
+                if let Claimed::Wake(w) = waiter.claim(Outcome::Canceled) {
                     wake = Some(w);
                 }
             }
         }
-        let state = if self.queue.is_empty() {
-            state & !WAITERS
-        } else {
-            state
-        };
-        word_lock::unlock(&self.state, state);
+        self.unlock_queue(state);
         if let Some(wake) = wake {
             wake.run();
         }

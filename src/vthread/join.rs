@@ -14,7 +14,8 @@ use super::record::{Body, End, RecordRef};
 use super::state::Phase;
 use super::table::Handle;
 use crate::error::{Error, Result};
-use crate::primitive::word_lock;
+use crate::primitive::atomic::Ordering;
+use crate::primitive::word_lock::{self, LOCKED};
 use crate::wait::{Claimed, Outcome, Target, Waiter};
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -66,7 +67,32 @@ fn free(record: RecordRef) -> Remains {
     }
 }
 
-/// Starts to join: `waiter` is hung in unless the vthread has ended. Without a target it only looks, and gives TIMEDOUT.
+/// Joins a vthread that has ended. None: it has not, or cannot be joined; [`join`] will tell.
+#[inline]
+pub(crate) fn join_ended(record: RecordRef, handle: Handle) -> Option<Remains> {
+    let word = &record.get().join;
+    let mut now = word.load(Ordering::Relaxed);
+    loop {
+        if now & LOCKED != 0 {
+            word_lock::wait_unlocked(word);
+            now = word.load(Ordering::Relaxed);
+        } else if now != DONE {
+            return None;
+        } else {
+            // Acquire: what the vthread has left.
+            match word.compare_exchange(now, now | LOCKED, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(changed) => now = changed,
+            }
+        }
+    }
+    let valid = check(record, handle);
+    let remains = valid.then(|| free(record));
+    word_lock::unlock(word, if valid { 0 } else { DONE });
+    remains
+}
+
+/// Starts to join: `waiter` is hung in unless the vthread has ended.
 ///
 /// # Safety
 /// `waiter` stays valid until [`withdraw`] was called or the wait ended with `Woken`.
@@ -74,7 +100,7 @@ pub(crate) unsafe fn join(
     record: RecordRef,
     handle: Handle,
     waiter: &Waiter,
-    target: Option<Target>,
+    target: Target,
 ) -> Result<Joining> {
     let word = word_lock::lock(&record.get().join);
     let (next, result) = if !check(record, handle) {
@@ -83,11 +109,9 @@ pub(crate) unsafe fn join(
         (word, Err(Error::INVAL))
     } else if word & DONE != 0 {
         (0, Ok(Joining::Ended(free(record))))
-    } else if let Some(target) = target {
+    } else {
         waiter.set_target(target);
         (NonNull::from(waiter).as_ptr() as u64, Ok(Joining::Waiting))
-    } else {
-        (word, Err(Error::TIMEDOUT))
     };
     word_lock::unlock(&record.get().join, next);
     result
@@ -128,9 +152,25 @@ pub(crate) fn detach(record: RecordRef, handle: Handle) -> Result<Option<bool>> 
 }
 
 /// The end of a vthread, by its carrier, after the result was written.
+#[inline]
 pub(crate) fn end(record: RecordRef) -> Ending {
-    let word = word_lock::lock(&record.get().join);
     record.get().state.finish();
+    // Mostly nobody joins yet, and it is to be joined. Then this is all: locked, Done and unlocked in one step, which fails
+    // while anyone else has the lock. Release: what the vthread has left is seen by who locks the word next.
+    if !record.is_spawned_detached()
+        && record
+            .get()
+            .join
+            .compare_exchange(0, DONE, Ordering::Release, Ordering::Relaxed)
+            .is_ok()
+    {
+        return Ending::Left(None);
+    }
+    end_locked(record)
+}
+
+fn end_locked(record: RecordRef) -> Ending {
+    let word = word_lock::lock(&record.get().join);
     if word & DETACHED != 0 || record.is_spawned_detached() {
         let usable = free(record).usable;
         word_lock::unlock(&record.get().join, 0);

@@ -135,6 +135,10 @@ impl RecordRef {
         self.0.as_ptr()
     }
 
+    pub(crate) fn as_non_null(self) -> NonNull<Record> {
+        self.0
+    }
+
     #[inline(always)]
     pub(crate) fn get<'a>(self) -> &'a Record {
         // SAFETY: type-stable memory (module text); the runtime that owns it outlives every holder of a RecordRef: its
@@ -162,12 +166,25 @@ impl RecordRef {
     /// The record that `wake` is for, if it is one of runtime `index`; else the wake is given back.
     pub(crate) fn of_wake(wake: Wake, index: u8) -> std::result::Result<RecordRef, Wake> {
         match wake.data_of(&VTABLE).map(|data| RecordRef(data.cast())) {
-            Some(record) if record.get().place as u8 == index => {
+            Some(record) if record.is_of(index) => {
                 wake.disarm();
                 Ok(record)
             }
             _ => Err(wake),
         }
+    }
+
+    /// The vthread that waits by `target`, and the number of its wait; None if someone else does.
+    #[inline(always)]
+    pub(crate) fn of_target(target: Target) -> Option<(RecordRef, u64)> {
+        let (data, seq) = target.data_of(&VTABLE)?;
+        Some((RecordRef(data.cast()), seq))
+    }
+
+    /// Whether it is a vthread of runtime `index`.
+    #[inline(always)]
+    pub(crate) fn is_of(self, index: u8) -> bool {
+        self.get().place as u8 == index
     }
 
     /// Asks for the mount of a vthread that will be resumed soon; then [`Self::prefetch_stack`]. For its holder.
@@ -208,6 +225,7 @@ impl RecordRef {
     }
 
     /// Claims wait `seq` and returns the wake duty, if any.
+    #[inline(always)]
     pub(crate) fn claim(self, seq: u64, outcome: Outcome) -> Claimed {
         use super::state::Claim;
         match self.get().state.claim(seq, outcome) {
@@ -394,6 +412,14 @@ impl RecordList {
         Some(record)
     }
 
+    /// The same records, the first on top.
+    pub(crate) fn into_stack(self) -> RecordStack {
+        RecordStack {
+            top: self.head,
+            len: self.len,
+        }
+    }
+
     /// Moves everything of `other` to the end of `self`.
     pub(crate) fn append(&mut self, other: &mut RecordList) {
         let other = std::mem::take(other);
@@ -404,5 +430,38 @@ impl RecordList {
         }
         self.tail = other.tail;
         self.len += other.len;
+    }
+}
+
+/// Last-in first-out list of records through their `link`. Not synchronised.
+#[derive(Default)]
+pub(crate) struct RecordStack {
+    top: Option<RecordRef>,
+    len: usize,
+}
+
+impl RecordStack {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The caller holds `record` (it is in no other queue).
+    #[inline]
+    pub(crate) fn push(&mut self, record: RecordRef) {
+        record.get().link.set(self.top);
+        self.top = Some(record);
+        self.len += 1;
+    }
+
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<RecordRef> {
+        let record = self.top?;
+        self.top = record.get().link.get();
+        self.len -= 1;
+        // Who takes one often takes another soon, and must read its link.
+        if let Some(next) = self.top {
+            prefetch::line(next.as_ptr());
+        }
+        Some(record)
     }
 }

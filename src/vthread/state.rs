@@ -196,6 +196,7 @@ impl StateWord {
     }
 
     /// Claims wait `seq` with `outcome`.
+    #[inline]
     pub(crate) fn claim(&self, seq: u64, outcome: Outcome) -> Claim {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {

@@ -5,7 +5,7 @@
 //!
 //! Handle: generation (32 bits), slot (24), runtime (8). A slot whose generations are used up is retired.
 
-use super::record::{Record, RecordList, RecordRef};
+use super::record::{Record, RecordList, RecordRef, RecordStack};
 use crate::error::{Error, Result};
 use crate::primitive::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -68,7 +68,7 @@ unsafe impl Sync for RecordTable {}
 /// A core's free records.
 #[derive(Default)]
 pub(crate) struct RecordCache {
-    list: RecordList,
+    free: RecordStack,
 }
 
 impl RecordTable {
@@ -211,21 +211,26 @@ impl Drop for RecordTable {
 impl RecordCache {
     #[inline]
     pub(crate) fn take(&mut self, table: &RecordTable) -> Result<RecordRef> {
-        match self.list.pop_front() {
+        match self.free.pop() {
             Some(record) => Ok(record),
-            None => {
-                table.refill(&mut self.list, BATCH)?;
-                self.list.pop_front().ok_or(Error::NOMEM)
-            }
+            None => self.take_from(table),
         }
+    }
+
+    #[cold]
+    fn take_from(&mut self, table: &RecordTable) -> Result<RecordRef> {
+        let mut batch = RecordList::new();
+        table.refill(&mut batch, BATCH)?;
+        self.free = batch.into_stack();
+        self.free.pop().ok_or(Error::NOMEM)
     }
 
     /// Gives a freed record back; the hottest is taken first.
     #[inline]
     pub(crate) fn give(&mut self, table: &RecordTable, record: RecordRef, usable: bool) {
         if usable {
-            self.list.push_front(record);
-            if self.list.len() > CACHE_MAX {
+            self.free.push(record);
+            if self.free.len() > CACHE_MAX {
                 self.give_back(table);
             }
         } else {
@@ -237,7 +242,7 @@ impl RecordCache {
     fn give_back(&mut self, table: &RecordTable) {
         let mut batch = RecordList::new();
         for _ in 0..CACHE_MAX / 2 {
-            if let Some(record) = self.list.pop_front() {
+            if let Some(record) = self.free.pop() {
                 batch.push_back(record);
             }
         }

@@ -31,6 +31,11 @@ impl Waiter {
         self.target.set(Some(target));
     }
 
+    /// Who waits; under the lock that claims are made under.
+    pub(crate) fn target(&self) -> Option<Target> {
+        self.target.get()
+    }
+
     /// Nobody waits by this node any more: a claim loses. Under the lock that claims are made under.
     pub(crate) fn clear_target(&self) {
         self.target.set(None);
@@ -101,7 +106,15 @@ impl WaitQueue {
     pub(crate) unsafe fn pop_front(&self) -> Option<NonNull<Waiter>> {
         let node = self.head.get()?;
         // SAFETY: linked nodes are valid, and it is linked here.
-        unsafe { self.remove(node.as_ref()) };
+        let first = unsafe { node.as_ref() };
+        let next = first.next.get();
+        self.head.set(next);
+        match next {
+            // SAFETY: as above.
+            Some(n) => unsafe { n.as_ref() }.prev.set(None),
+            None => self.tail.set(None),
+        }
+        first.linked.set(false);
         Some(node)
     }
 

@@ -59,6 +59,12 @@ impl Target {
         Target { data, seq, vtable }
     }
 
+    /// The waiter and the number of its wait, if it is of the kind of `vtable`.
+    #[inline(always)]
+    pub(crate) fn data_of(&self, vtable: &'static TargetVtable) -> Option<(NonNull<()>, u64)> {
+        std::ptr::eq(self.vtable, vtable).then_some((self.data, self.seq))
+    }
+
     /// Tries to end the wait with `outcome`.
     ///
     /// # Safety
