@@ -3,7 +3,7 @@
 use super::boundary::{guard_int, non_null, runtime_from_handle};
 use super::runtime::swn_runtime_t;
 use crate::error::{Error, Result};
-use crate::scheduler::block::Armed;
+use crate::scheduler::block::{self, Armed};
 use crate::scheduler::spawn::{self, Placement, Spec};
 use crate::sync::semaphore::{MAX, Semaphore};
 use crate::vthread::record::RecordRef;
@@ -72,6 +72,8 @@ pub unsafe extern "C" fn swn_sem_init(sem: *mut swn_sem_t, permits: u32) -> c_in
 /// stops; -EINVAL. Any thread: a vthread parks, an OS thread blocks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn swn_sem_acquire(sem: *mut swn_sem_t, deadline_ns: u64) -> c_int {
+    // Before the permit is had: others may want it.
+    block::checkpoint();
     // SAFETY: the host's semaphore.
     match unsafe { semaphore(sem) } {
         // Not through `guard_int`: nothing in it panics, and each frame between here and the switch costs a mispredicted
