@@ -99,7 +99,7 @@ static void hogs_hold_nobody_up(void) {
   for (int i = 0; i < HOGS; i++) CHECK(join(hogs[i].vt) == &hogs[i]);
   swn_stats_t after = stats_of(rt);
   /* Those that print wait for the stream's lock at times, which is being blocked. */
-  CHECK(after.preempted > before.preempted);
+  if (kind != print) CHECK(after.preempted > before.preempted);
   CHECK(after.preempted + after.handoffs_blocked - before.preempted - before.handoffs_blocked >= HOGS);
   CHECK(after.rejoins - before.rejoins >= HOGS);
   CHECK(after.carriers_lowered > 0);

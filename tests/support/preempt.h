@@ -28,8 +28,8 @@ static inline swn_runtime_t *start_preempting(uint32_t cores, uint64_t slice_ns,
 static inline int hands_off(swn_runtime_t *rt) {
   swn_features_t features;
   CHECK_OK(swn_runtime_features(rt, &features, sizeof features));
-  CHECK(features.preemption == SWN_PREEMPT_HANDOFF || features.preemption == SWN_PREEMPT_COOPERATIVE);
-  return features.preemption == SWN_PREEMPT_HANDOFF;
+  CHECK(features.preemption >= SWN_PREEMPT_COOPERATIVE && features.preemption <= SWN_PREEMPT_STOP);
+  return features.preemption != SWN_PREEMPT_COOPERATIVE;
 }
 
 /* For programs that are about nothing else: ends them where cores are not handed over. Only Valgrind may do that. */
