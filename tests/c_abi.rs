@@ -22,12 +22,13 @@ macro_rules! programs {
 programs! { "c", "c", C_PROGRAMS:
     arena bad_input batch_wakes_other_core completion_against_stop errno_kept errno_os_thread files fork
     fork_in_vthread guest handles http http_limits http_stop io_adopt io_close io_stream io_tcp
-    join_stale_handle_race keys limits_fds limits_memory mlockall overrun resolve runtimes sem sem_stress signal_wait
-    sleep spawn spawn_against_stop stale_runtime_handle stats status steady_state stop stress watcher
-    yield_fairness
+    join_stale_handle_race keys limits_fds limits_memory mlockall overrun preempt_blocked preempt_bound
+    preempt_compute preempt_limit preempt_slices preempt_torture preempt_without_core resolve runtimes sections
+    sem sem_stress signal_wait sleep spawn spawn_against_stop stale_runtime_handle stats status steady_state
+    stop stop_overlong stress watcher yield_fairness
 }
 
-programs! { "cpp", "cpp", CPP_PROGRAMS: exceptions lambdas }
+programs! { "cpp", "cpp", CPP_PROGRAMS: exceptions exceptions_preempted lambdas }
 
 #[test]
 fn every_program_is_listed() {

@@ -206,25 +206,26 @@ fn relieve(shared: &Shared, holder: &Arc<Carrier>, cause: Cause, forced: bool) {
     let Some(spare) = crew.reserve(shared) else {
         return;
     };
+    let mut core = None;
     let taken = holder.hold.take(forced, || {
+        // All of this before the carrier can notice: it may then come to rest, and be granted another core, at once.
+        core = Some((holder.core(), holder.core_index()));
+        crew.left_without(holder.clone(), cause);
+        if cause == Cause::Slice {
+            crew.lower(shared, holder);
+        }
         holder.attention.store(true, Ordering::Relaxed);
         if let Some(record) = holder.record() {
             record.get().set_preempted(true);
         }
     });
-    let Some(kept) = taken else {
+    let (Some(kept), Some((core, index))) = (taken, core) else {
         return crew.unreserve(spare);
     };
     if kept {
         crew.counts.forced.fetch_add(1, Ordering::Relaxed);
     }
-    // Its present one: it may have got another since the look.
-    let (core, index) = (holder.core(), holder.core_index());
-    crew.left_without(holder.clone(), cause);
     crew.grant(shared, &spare, core, index);
-    if cause == Cause::Slice {
-        crew.lower(shared, holder);
-    }
     crew.prepare(shared);
 }
 

@@ -45,26 +45,31 @@ pub(crate) fn preempt_disable() -> Result<()> {
         return Ok(());
     };
     // A vthread that is mounted while it has such a section is mounted as kept.
-    rejoin(mount);
-    set_kept(true);
+    while !set_kept(true) {
+        rejoin(mount);
+    }
     Ok(())
 }
 
 /// Ends what [`preempt_disable`] began; where it was the outermost, a turn that is over is given up.
 pub(crate) fn preempt_enable() -> Result<()> {
     if with_sections(|_, sections| close(&mut sections.kept))? {
-        set_kept(false);
+        let _ = set_kept(false);
         block::checkpoint();
     }
     Ok(())
 }
 
-fn set_kept(kept: bool) {
-    if let Some(carrier) = current::carrier()
-        && carrier.hold.enter().is_some()
-    {
+/// False if the core is lost.
+fn set_kept(kept: bool) -> bool {
+    let Some(carrier) = current::carrier() else {
+        return true;
+    };
+    let held = carrier.hold.enter().is_some();
+    if held {
         carrier.hold.go_outside(kept);
     }
+    held
 }
 
 /// From here the vthread stays on its OS thread.
@@ -73,25 +78,36 @@ pub(crate) fn pin() -> Result<()> {
     let Some(mount) = current::mount().filter(|_| first) else {
         return Ok(());
     };
-    // A thread that lost its core may have a lower priority.
-    rejoin(mount);
-    let Some(carrier) = current::carrier() else {
-        return Ok(());
-    };
-    // SAFETY: the caller's own mount and body, for this statement each.
-    unsafe {
-        let body = mount.as_ref().record.body();
-        if body.bound {
+    loop {
+        // A thread that lost its core may have a lower priority.
+        rejoin(mount);
+        let Some(carrier) = current::carrier() else {
             return Ok(());
+        };
+        // Inside, so that the core is not taken, and the thread lowered, before it is known as one to which a vthread is bound.
+        let Some(before) = carrier.hold.enter() else {
+            continue;
+        };
+        // SAFETY: the caller's own mount and body.
+        let binds = unsafe {
+            let body = mount.as_ref().record.body();
+            if body.bound {
+                false
+            } else {
+                (*mount.as_ptr()).sections.fixed_before = Some(body.fixed_core);
+                body.bound = true;
+                if body.fixed_core == NO_CORE {
+                    body.fixed_core = carrier.core_index() as u16;
+                }
+                true
+            }
+        };
+        if binds {
+            carrier::bind_to(carrier, mount);
         }
-        (*mount.as_ptr()).sections.fixed_before = Some(body.fixed_core);
-        body.bound = true;
-        if body.fixed_core == NO_CORE {
-            body.fixed_core = carrier.core_index() as u16;
-        }
+        carrier.hold.exit(before);
+        return Ok(());
     }
-    carrier::bind_to(carrier, mount);
-    Ok(())
 }
 
 /// Ends what [`pin`] began.
