@@ -550,6 +550,8 @@ impl Crew {
         while let Some(record) = pending.pop_front() {
             shared.schedule_outside(record);
         }
+        // It lets spares go that are too many, before it sleeps again.
+        shared.monitor.rouse();
         self.wait_for_core(shared, carrier)
     }
 
