@@ -4,9 +4,10 @@ use super::boundary::guard_int;
 use crate::scheduler::section;
 use std::ffi::c_int;
 
-/// The calling vthread is about to block its OS thread: until swn_blocking_end its core serves others, on another OS thread.
-/// Not needed for that (the library notices after about a millisecond), but it saves the others that time; it costs some
-/// microseconds, so it is for calls that do block. Everything may be called meanwhile; waits work as always. Nests.
+/// The calling vthread is about to block its OS thread: its core serves others from here, on another OS thread, until
+/// swn_blocking_end, or until the vthread has waited in between (swn_*), which brings it back onto a core. Not needed for that
+/// (the library notices after about a millisecond, the first time after up to 6), but it saves the others that time; it costs
+/// some microseconds, so it is for calls that do block. Everything may be called meanwhile. Nests.
 /// 0; SWN_ENOTVTHREAD; SWN_EFORKED. Never parks.
 #[unsafe(no_mangle)]
 pub extern "C" fn swn_blocking_begin() -> c_int {

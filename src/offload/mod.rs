@@ -37,6 +37,7 @@ pub(crate) fn run<R: Send>(deadline_ns: u64, job: impl FnOnce() -> R + Send) -> 
     if !block::in_vthread() {
         return catch_unwind(AssertUnwindSafe(job)).map_err(|_| Error::PANICKED);
     }
+    block::checkpoint();
     current_pool()?.run(deadline_ns, job)
 }
 
@@ -49,5 +50,6 @@ pub(crate) fn run_owned<R: Send + 'static>(
     if !block::in_vthread() {
         return catch_unwind(AssertUnwindSafe(job)).map_err(|_| Error::PANICKED);
     }
+    block::checkpoint();
     current_pool()?.run_owned(deadline_ns, job)
 }

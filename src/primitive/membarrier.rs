@@ -37,17 +37,22 @@ pub(crate) fn light() {
     super::full_fence();
 }
 
-/// The rare side. Costs about a microsecond.
-pub(crate) fn heavy() {
+/// The rare side. Costs about a microsecond. False: there was no barrier. The kernel may be out of memory, or a filter
+/// that was set up since forbids it.
+#[must_use]
+pub(crate) fn heavy() -> bool {
     #[cfg(all(target_os = "linux", not(miri), not(loom)))]
-    // SAFETY: as in `register`; it cannot fail once that has succeeded.
-    unsafe {
+    // SAFETY: as in `register`.
+    let done = unsafe {
         libc::syscall(
             libc::SYS_membarrier,
             libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED,
             0,
             0,
-        );
-    }
+        ) == 0
+    };
+    #[cfg(not(all(target_os = "linux", not(miri), not(loom))))]
+    let done = true;
     super::full_fence();
+    done
 }

@@ -87,7 +87,7 @@ fn take_down(runtime: &Runtime) {
     if let Some(stopper) = &shared.stopper {
         stopper.wake();
     }
-    shared.crew.join();
+    shared.crew.join(shared);
     if let Some(pool) = shared
         .reactor
         .companion()

@@ -76,9 +76,6 @@ fn work(shared: &Shared, carrier: &Arc<Carrier>, thread: &ThreadState) -> Held {
             return Held::Lost;
         }
     }
-    core_of(carrier).empty();
-    // SAFETY: the core came from a box (`Crew::start`); the carrier that holds it at the end takes it apart.
-    drop(unsafe { Box::from_raw(carrier.core()) });
     Held::Yes
 }
 
@@ -283,6 +280,7 @@ fn unheld(
     start: u64,
     parting: Parting,
 ) {
+    leave_if_forked(shared);
     carrier.stop.leave();
     record.get().set_preempted(false);
     carrier.attention.store(false, Ordering::Relaxed);
@@ -308,10 +306,7 @@ fn unheld(
             record.get().state.make_ready();
             shared.schedule_outside(record);
         }
-        Parting::Ended => {
-            leave_if_forked(shared);
-            ended(shared, carrier, thread, record, mount);
-        }
+        Parting::Ended => ended(shared, carrier, thread, record, mount),
     }
 }
 
@@ -340,12 +335,12 @@ fn pass_on(shared: &Shared, carrier: &Carrier, record: RecordRef, mount: *mut Mo
 
 /// Binds a vthread to the thread of `carrier`, which has it mounted or is about to.
 pub(super) fn bind_to(carrier: &Carrier, mount: NonNull<Mount>) {
-    carrier.bind();
-    // SAFETY: every carrier lives in an Arc (`Crew`), of which this keeps one count. The caller holds the vthread.
-    unsafe {
-        Arc::increment_strong_count(carrier);
-        (*mount.as_ptr()).thread = ptr::from_ref(carrier).cast();
-    }
+    let Some(owner) = carrier.to_arc() else {
+        return;
+    };
+    owner.bind();
+    // SAFETY: the caller holds the vthread.
+    unsafe { (*mount.as_ptr()).thread = Arc::into_raw(owner).cast() };
 }
 
 /// Undoes [`bind_to`], on that thread.

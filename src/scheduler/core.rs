@@ -519,8 +519,8 @@ impl Core {
     }
 
     /// Gives everything that is cached back to the runtime.
-    pub(crate) fn empty(&mut self) {
-        self.stacks.trim(&self.shared().stacks, 0);
+    pub(crate) fn empty(&mut self, shared: &Shared) {
+        self.stacks.trim(&shared.stacks, 0);
     }
 
     /// After a long idle time.

@@ -32,9 +32,10 @@ use crate::topology::Cpus;
 use crate::vthread::context::Mount;
 use crate::vthread::record::{Record, RecordList, RecordRef};
 use std::cell::Cell;
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{JoinHandle, Thread};
 
 /// Stack of a carrier. Scheduler code runs on it, and no host code.
@@ -45,6 +46,8 @@ const SPARES_READY: usize = 2;
 const SPARES_READY_MAX: usize = 32;
 /// More spares than this end when they come to rest.
 const SPARES_KEPT: usize = 64;
+/// Carriers without a core that are looked at in one look.
+const LOOKED_AFTER: usize = 64;
 /// How much lower a computing carrier without a core runs. Measured by the design with 4 and 40 endless vthreads.
 const LOWER_BY: i32 = 10;
 
@@ -91,6 +94,7 @@ pub(crate) struct Carrier {
     pub(super) stop: Stop,
     lowered: AtomicBool,
     dismissed: AtomicBool,
+    this: Weak<Carrier>,
 }
 
 /// Where the bound vthreads of a carrier wait for it.
@@ -110,8 +114,8 @@ unsafe impl Sync for Carrier {}
 unsafe impl Send for Carrier {}
 
 impl Carrier {
-    fn new(shared: &Shared) -> Carrier {
-        Carrier {
+    fn new(shared: &Shared) -> Arc<Carrier> {
+        Arc::new_cyclic(|this| Carrier {
             hold: Hold::none(),
             shared,
             core: Cell::new(ptr::null_mut()),
@@ -131,7 +135,13 @@ impl Carrier {
             stop: Stop::new(),
             lowered: AtomicBool::new(false),
             dismissed: AtomicBool::new(false),
-        }
+            this: this.clone(),
+        })
+    }
+
+    /// A count of itself.
+    pub(crate) fn to_arc(&self) -> Option<Arc<Carrier>> {
+        self.this.upgrade()
     }
 
     #[inline(always)]
@@ -248,13 +258,22 @@ pub(crate) struct Strength {
     pub(crate) without: usize,
 }
 
+/// A core that belongs to whoever holds it, and at the end to the crew.
+struct CorePointer(*mut Core);
+
+// SAFETY: `Core` is Send; the pointer is used when no carrier is left.
+unsafe impl Send for CorePointer {}
+
 #[derive(Default)]
 struct Lists {
-    threads: Vec<(JoinHandle<()>, Arc<Carrier>)>,
+    /// As numbers, because a thread that is about to end can then be asked for without waiting (pthread_tryjoin_np(3)).
+    threads: Vec<(libc::pthread_t, Arc<Carrier>)>,
     spares: Vec<Arc<Carrier>>,
     /// Without a core, and busy with a vthread.
     without: Vec<Arc<Carrier>>,
     alive: usize,
+    /// All cores, for the end.
+    cores: Vec<CorePointer>,
     /// The monitor and the stopper.
     helpers: Vec<JoinHandle<()>>,
 }
@@ -267,6 +286,7 @@ pub(crate) struct Crew {
     limit: usize,
     priority: i32,
     affinity: Cpus,
+    looked_after: AtomicUsize,
     /// There is no spare and there will be none: the limit, or the system's.
     at_limit: AtomicBool,
     pub(crate) counts: Counts,
@@ -290,9 +310,15 @@ impl Crew {
             limit: limit.max(cores),
             priority: os_thread::priority(),
             affinity: Cpus::read(),
+            looked_after: AtomicUsize::new(0),
             at_limit: AtomicBool::new(false),
             counts: Counts::default(),
         }
+    }
+
+    /// Core `index`, for who has taken it.
+    pub(crate) fn core(&self, index: usize) -> *mut Core {
+        lock(&self.lists).cores[index].0
     }
 
     /// Who holds core `index`, or held it a moment ago.
@@ -309,18 +335,15 @@ impl Crew {
         }
     }
 
-    /// Starts a carrier that holds `core`.
+    /// Starts a carrier that holds `core`. The core belongs to the crew from here, also if this fails.
     pub(crate) fn start(&self, shared: &Shared, core: Box<Core>) -> Result<()> {
-        let carrier = Arc::new(Carrier::new(shared));
+        let carrier = Carrier::new(shared);
         let index = core.index;
         let core = Box::into_raw(core);
         self.install(&carrier, core, index);
         let mut lists = lock(&self.lists);
+        lists.cores.push(CorePointer(core));
         self.spawn(&mut lists, shared, &carrier, index)
-            .inspect_err(|_| {
-                // SAFETY: made by `into_raw` above; no thread was started that could use it.
-                drop(unsafe { Box::from_raw(core) });
-            })
     }
 
     /// Starts the monitor, and the stopper where there is to be one.
@@ -365,7 +388,9 @@ impl Crew {
         let thread = start_thread(format!("swn-{number}"), body)?;
         // Whoever grants it a core may do so before it runs.
         let _ = carrier.thread.set(thread.thread().clone());
-        lists.threads.push((thread, carrier.clone()));
+        lists
+            .threads
+            .push((thread.into_pthread_t(), carrier.clone()));
         lists.alive += 1;
         Ok(())
     }
@@ -373,21 +398,26 @@ impl Crew {
     /// A spare, set aside for a core; it is made if there is none. None above the limit.
     pub(crate) fn reserve(&self, shared: &Shared) -> Option<Arc<Carrier>> {
         let mut lists = lock(&self.lists);
-        if let Some(spare) = lists.spares.pop() {
-            return Some(spare);
+        // For who loses the core: nothing is allocated while it is being taken.
+        lists.without.reserve(1);
+        match lists.spares.pop() {
+            Some(spare) => Some(spare),
+            None => self.make(&mut lists, shared),
         }
-        let made = self.make(&mut lists, shared);
-        if made.is_none() {
-            self.counts.denied.fetch_add(1, Ordering::Relaxed);
-        }
-        made
     }
 
+    /// Makes a spare. After a failure none is made for a while, or until there are fewer.
     fn make(&self, lists: &mut Lists, shared: &Shared) -> Option<Arc<Carrier>> {
-        let carrier = Arc::new(Carrier::new(shared));
+        if self.at_limit.load(Ordering::Relaxed) {
+            return None;
+        }
+        let carrier = Carrier::new(shared);
         let number = lists.alive;
         let made = number < self.limit && self.spawn(lists, shared, &carrier, number).is_ok();
-        self.at_limit.store(!made, Ordering::Relaxed);
+        if !made {
+            self.at_limit.store(true, Ordering::Relaxed);
+            self.counts.denied.fetch_add(1, Ordering::Relaxed);
+        }
         made.then_some(carrier)
     }
 
@@ -417,6 +447,12 @@ impl Crew {
             Cause::Bound => &self.counts.bound,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        if carrier.shared().pinned.load(Ordering::Relaxed)
+            && let Some(os) = carrier.os()
+        {
+            // The CPU is that of the core, which is another thread's now.
+            self.affinity.release(os.id());
+        }
         carrier
             .relieved_at_cpu_ns
             .store(carrier.os().map_or(0, OsThread::cpu_ns), Ordering::Relaxed);
@@ -492,15 +528,12 @@ impl Crew {
     }
 
     /// A computing carrier without a core shall not thin out those with one.
-    pub(crate) fn lower(&self, shared: &Shared, carrier: &Carrier) {
+    pub(crate) fn lower(&self, carrier: &Carrier) {
         // The thread of a bound vthread will be needed with a core again.
         if carrier.bound.load(Ordering::Relaxed) > 0 {
             return;
         }
         let Some(os) = carrier.os() else { return };
-        if shared.pinned.load(Ordering::Relaxed) {
-            self.affinity.release(os.id());
-        }
         if !carrier.lowered.swap(true, Ordering::Relaxed) {
             os.set_priority(self.priority + LOWER_BY);
             self.counts.lowered.fetch_add(1, Ordering::Relaxed);
@@ -508,15 +541,22 @@ impl Crew {
     }
 
     /// Lowers carriers that were blocked when their core was taken and have computed for `slice_ns` since.
-    pub(crate) fn look_after_those_without(&self, shared: &Shared, slice_ns: u64) {
+    pub(crate) fn look_after_those_without(&self, slice_ns: u64) {
         let lists = lock(&self.lists);
-        for carrier in lists.without.iter().rev().take(64) {
+        // A few at a time, in turn.
+        let first = self.looked_after.fetch_add(LOOKED_AFTER, Ordering::Relaxed);
+        let in_turn = lists
+            .without
+            .iter()
+            .cycle()
+            .skip(first % lists.without.len().max(1));
+        for carrier in in_turn.take(LOOKED_AFTER.min(lists.without.len())) {
             let used = carrier
                 .os()
                 .map_or(0, OsThread::cpu_ns)
                 .saturating_sub(carrier.relieved_at_cpu_ns.load(Ordering::Relaxed));
             if used >= slice_ns && !carrier.lowered.load(Ordering::Relaxed) {
-                self.lower(shared, carrier);
+                self.lower(carrier);
             }
         }
     }
@@ -582,8 +622,11 @@ impl Crew {
         raised
     }
 
-    /// Joins threads that have ended, and lets spares go that are more than are kept ready.
+    /// Joins threads that have ended, and lets spares go that are more than are kept ready. Waits for none: a thread that
+    /// ends still runs the destructors of the host's thread-local values.
     pub(crate) fn tidy(&self, dismiss: bool) {
+        // Another try, about once a second.
+        self.at_limit.store(false, Ordering::Relaxed);
         let mut lists = lock(&self.lists);
         while dismiss && lists.spares.len() > SPARES_READY {
             if let Some(spare) = lists.spares.pop() {
@@ -592,19 +635,14 @@ impl Crew {
                 spare.unpark();
             }
         }
-        let mut at = 0;
-        while at < lists.threads.len() {
-            if lists.threads[at].0.is_finished() {
-                let (thread, _) = lists.threads.swap_remove(at);
-                let _ = thread.join();
-            } else {
-                at += 1;
-            }
-        }
+        // SAFETY: a thread that was not joined yet; it leaves the list when it is.
+        let ends =
+            |thread: libc::pthread_t| unsafe { libc::pthread_tryjoin_np(thread, ptr::null_mut()) };
+        lists.threads.retain(|(thread, _)| ends(*thread) != 0);
     }
 
-    /// Joins all threads, which have been told to exit.
-    pub(crate) fn join(&self) {
+    /// Joins all threads, which have been told to exit, and takes the cores apart.
+    pub(crate) fn join(&self, shared: &Shared) {
         // First the monitor, which makes others.
         let helpers = std::mem::take(&mut lock(&self.lists).helpers);
         for helper in helpers {
@@ -619,14 +657,21 @@ impl Crew {
                 carrier.unpark();
             }
             for (thread, _) in threads {
-                let _ = thread.join();
+                // SAFETY: a thread that was not joined yet.
+                unsafe { libc::pthread_join(thread, ptr::null_mut()) };
             }
         }
         let mut lists = lock(&self.lists);
         lists.spares.clear();
+        lists.without.clear();
         lists.alive = 0;
         for holder in &self.holders {
             *lock(holder) = None;
+        }
+        for core in lists.cores.drain(..) {
+            // SAFETY: made by `start` from a box, and no carrier is left.
+            let mut core = unsafe { Box::from_raw(core.0) };
+            core.empty(shared);
         }
     }
 }

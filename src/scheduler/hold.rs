@@ -18,6 +18,9 @@
 //!   stores INSIDE and then reads the claim, the taker stores ASKED and then reads the place, and the barrier between each
 //!   pair (`primitive::membarrier`) lets one see the other. A carrier that sees ASKED waits for the decision, which is a
 //!   few instructions away.
+//! * **grants go to those who rest**: a carrier that lost its core does not look at its place again until it was granted
+//!   another, so the INSIDE that a grant stores stays.
+//! * **a child of fork(2) has no taker**: a claim that was copied while ASKED counts as HELD there.
 //! * **entering is cheap**: a plain store and a load. It is done several times for each wait.
 
 use crate::primitive::atomic::{AtomicU32, Ordering};
@@ -37,10 +40,19 @@ const TAKEN: u32 = 2;
 #[derive(Clone, Copy)]
 pub(crate) struct Before(u32);
 
+fn epoch() -> u32 {
+    #[cfg(not(loom))]
+    return crate::primitive::fork::epoch();
+    #[cfg(loom)]
+    0
+}
+
 /// See the module text.
 pub(crate) struct Hold {
     place: AtomicU32,
     claim: AtomicU32,
+    /// Of forks, when it was made.
+    epoch: u32,
 }
 
 impl Hold {
@@ -49,6 +61,7 @@ impl Hold {
         Hold {
             place: AtomicU32::new(INSIDE),
             claim: AtomicU32::new(TAKEN),
+            epoch: epoch(),
         }
     }
 
@@ -76,6 +89,7 @@ impl Hold {
                     self.place.store(before, Ordering::Relaxed);
                     return None;
                 }
+                _ if epoch() != self.epoch => return Some(Before(before)),
                 // The taker decides by what it reads of the place, perhaps after it was taken off its CPU.
                 _ => spin_yield(),
             }
@@ -108,9 +122,15 @@ impl Hold {
         self.claim.load(Ordering::Acquire) == TAKEN
     }
 
-    /// One taker at a time: takes the core from a carrier that is in host code; `forced`, also where it is kept. Before the
-    /// carrier can notice, `mark` is called. Some: taken, and whether it was kept.
-    pub(crate) fn take(&self, forced: bool, mark: impl FnOnce()) -> Option<bool> {
+    /// Whether [`Self::take`] is worth its price; a guess.
+    pub(crate) fn may_be_taken(&self, forced: bool) -> bool {
+        let place = self.place.load(Ordering::Relaxed);
+        place == HOST || (forced && place == KEPT)
+    }
+
+    /// One taker at a time: takes the core from a carrier that is in host code; `forced`, also where it is kept. Once that is
+    /// certain, and before the carrier can notice, `decide` is called, and may refuse. Some: taken, and whether it was kept.
+    pub(crate) fn take(&self, forced: bool, decide: impl FnOnce() -> bool) -> Option<bool> {
         let asked = self
             .claim
             .compare_exchange(HELD, ASKED, Ordering::Relaxed, Ordering::Relaxed);
@@ -118,13 +138,10 @@ impl Hold {
             return None;
         }
         // *one holder*; the other half is in `enter`.
-        membarrier::heavy();
+        let seen = membarrier::heavy();
         // Acquire: pairs with `exit`.
         let place = self.place.load(Ordering::Acquire);
-        let taken = place == HOST || (forced && place == KEPT);
-        if taken {
-            mark();
-        }
+        let taken = seen && (place == HOST || (forced && place == KEPT)) && decide();
         let claim = if taken { TAKEN } else { HELD };
         // Release: a carrier that sees the claim sees the mark.
         self.claim.store(claim, Ordering::Release);
@@ -187,7 +204,7 @@ mod loom_models {
             let taker = {
                 let pair = pair.clone();
                 loom::thread::spawn(move || {
-                    let taken = pair.0.take(false, || {}).is_some();
+                    let taken = pair.0.take(false, || true).is_some();
                     if taken {
                         pair.1.touch();
                     }
@@ -219,7 +236,7 @@ mod loom_models {
             let taker = {
                 let pair = pair.clone();
                 loom::thread::spawn(move || {
-                    let taken = pair.0.take(false, || {}).is_some();
+                    let taken = pair.0.take(false, || true).is_some();
                     if taken {
                         pair.1.touch();
                     }
@@ -250,7 +267,7 @@ mod loom_models {
             let giver = {
                 let pair = pair.clone();
                 loom::thread::spawn(move || {
-                    if pair.0.take(false, || {}).is_some() {
+                    if pair.0.take(false, || true).is_some() {
                         pair.1.touch();
                         pair.0.grant();
                     }
@@ -274,8 +291,8 @@ mod loom_models {
             let taker = {
                 let pair = pair.clone();
                 loom::thread::spawn(move || {
-                    assert!(pair.0.take(false, || {}).is_none());
-                    let taken = pair.0.take(true, || {}).is_some();
+                    assert!(pair.0.take(false, || true).is_none());
+                    let taken = pair.0.take(true, || true).is_some();
                     if taken {
                         pair.1.touch();
                     }

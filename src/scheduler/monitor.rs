@@ -13,7 +13,7 @@
 use super::crew::{Carrier, Cause};
 use super::shared::{Remote, Shared};
 use crate::primitive::clock;
-use crate::primitive::os_thread::{Activity, OsThread};
+use crate::primitive::os_thread::Activity;
 use crate::vthread::record::RecordRef;
 use crate::wait::{Claimed, Outcome, Wake};
 use std::ptr::NonNull;
@@ -47,6 +47,8 @@ const TIDY_NS: u64 = 1_000_000_000;
 #[derive(Clone, Copy, Default)]
 struct Seen {
     mounts: u64,
+    /// The tick at which the present mount began; 0: nothing is mounted.
+    mounted_at: u64,
     /// CPU time of its carrier.
     cpu_ns: u64,
     at_ns: u64,
@@ -94,7 +96,7 @@ pub(super) fn run(shared: &Shared) {
         if shared.hands_off {
             shared
                 .crew
-                .look_after_those_without(shared, shared.options.slice_ns);
+                .look_after_those_without(shared.options.slice_ns);
         }
         let now = clock::now_ns();
         let sleeps = quiet >= QUIET_LOOKS;
@@ -123,7 +125,7 @@ fn look_at_cores(shared: &Shared, seen: &mut [Seen], wakes: &mut Vec<Wake>) -> b
         if shared.hands_off
             && let Some(holder) = shared.crew.holder(core)
         {
-            consider(shared, &holder, seen, found, age);
+            consider(shared, core, &holder, seen, found, age);
         }
     }
     stuck
@@ -138,6 +140,7 @@ fn look(shared: &Shared, remote: &Remote, core: usize, seen: &mut Seen) -> (Foun
         seen,
         Seen {
             mounts,
+            mounted_at,
             asked,
             at_ns: clock::now_ns(),
             cpu_ns: 0,
@@ -156,32 +159,32 @@ fn look(shared: &Shared, remote: &Remote, core: usize, seen: &mut Seen) -> (Foun
         return (Found::Fine, 0);
     };
     seen.cpu_ns = os.cpu_ns();
-    // Of the time since the last look, or of the whole mount if that has begun since.
-    let elapsed = if mounts == last.mounts && last.cpu_ns != 0 {
-        seen.at_ns - last.at_ns
-    } else {
-        return (by_activity(os), age);
-    };
-    if 2 * seen.cpu_ns.saturating_sub(last.cpu_ns) >= elapsed {
+    let used = seen.cpu_ns.saturating_sub(last.cpu_ns);
+    let known = mounts == last.mounts && last.cpu_ns != 0;
+    if known && 2 * used >= seen.at_ns - last.at_ns {
         return (Found::Computing, age);
     }
-    match by_activity(os) {
-        // It got little of the CPU.
-        Found::Computing => (Found::Waiting, age),
-        found => (found, age),
-    }
-}
-
-fn by_activity(os: OsThread) -> Found {
-    match os.activity() {
-        Activity::Runnable => Found::Computing,
+    let found = match os.activity() {
         Activity::Blocked => Found::Blocked,
+        // It got little of the CPU.
+        Activity::Runnable if known => Found::Waiting,
+        Activity::Runnable => Found::Computing,
+        // No /proc, no descriptor for it: by the clock, which stands still for who is blocked.
+        Activity::Unknown if known && used == 0 => Found::Blocked,
         Activity::Unknown => Found::Fine,
-    }
+    };
+    (found, age)
 }
 
 /// Whether the core is to be taken from its carrier, and does it.
-fn consider(shared: &Shared, holder: &Arc<Carrier>, seen: &mut Seen, found: Found, age: u64) {
+fn consider(
+    shared: &Shared,
+    core: usize,
+    holder: &Arc<Carrier>,
+    seen: &mut Seen,
+    found: Found,
+    age: u64,
+) {
     let slice = shared.options.slice_ns;
     let cause = match found {
         Found::Blocked if age >= BLOCKED_NS.min(slice) => Cause::Blocked,
@@ -197,35 +200,38 @@ fn consider(shared: &Shared, holder: &Arc<Carrier>, seen: &mut Seen, found: Foun
         return;
     }
     let forced = age >= slice.saturating_mul(KEPT_SLICES);
-    relieve(shared, holder, cause, forced);
-}
-
-/// Takes the core from its carrier and gives it to a spare.
-fn relieve(shared: &Shared, holder: &Arc<Carrier>, cause: Cause, forced: bool) {
+    if !holder.hold.may_be_taken(forced) {
+        return;
+    }
     let crew = &shared.crew;
     let Some(spare) = crew.reserve(shared) else {
         return;
     };
-    let mut core = None;
     let taken = holder.hold.take(forced, || {
-        // All of this before the carrier can notice: it may then come to rest, and be granted another core, at once.
-        core = Some((holder.core(), holder.core_index()));
-        crew.left_without(holder.clone(), cause);
-        if cause == Cause::Slice {
-            crew.lower(shared, holder);
+        // It cannot leave its mount now, so this is of the present. Is it still the mount that was looked at?
+        let remote = &shared.remotes[core];
+        let same = holder.core_index() == core
+            && remote.mounted_at.load(Ordering::Relaxed) == seen.mounted_at;
+        if same {
+            // Before it can notice: it may then come to rest, and be granted another core, at once.
+            crew.left_without(holder.clone(), cause);
+            if found == Found::Computing {
+                crew.lower(holder);
+            }
+            holder.attention.store(true, Ordering::Relaxed);
+            if let Some(record) = holder.record() {
+                record.get().set_preempted(true);
+            }
         }
-        holder.attention.store(true, Ordering::Relaxed);
-        if let Some(record) = holder.record() {
-            record.get().set_preempted(true);
-        }
+        same
     });
-    let (Some(kept), Some((core, index))) = (taken, core) else {
+    let Some(kept) = taken else {
         return crew.unreserve(spare);
     };
     if kept {
         crew.counts.forced.fetch_add(1, Ordering::Relaxed);
     }
-    crew.grant(shared, &spare, core, index);
+    crew.grant(shared, &spare, crew.core(core), core);
     crew.prepare(shared);
 }
 
