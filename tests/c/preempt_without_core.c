@@ -384,7 +384,7 @@ static void *sleep_beside_sleeping_cores(void *arg) {
   int fds[2];
   char byte;
   CHECK_OK(swn_pipe(fds));
-  for (uint32_t i = 0; i < scaled(200); i++) {
+  for (uint32_t i = 0; i < scaled(120); i++) {
     lose_core();
     if (i / 4 % 4 == 2) { /* all cores have long been asleep */
       uint64_t until = swn_now() + 60 * SECOND;
