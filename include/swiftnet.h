@@ -513,7 +513,8 @@ int swn_blocking_end(void);
 
 /**
  * The calling vthread stays on its OS thread until swn_unpin: for libraries that keep something in thread-local storage
- * between calls. As SWN_SPAWN_BOUND for a time: it may wait, and others run on the thread meanwhile. Nests. 0;
+ * between calls. As SWN_SPAWN_BOUND for a time: it may wait, and others run on the thread meanwhile; while one of those blocks
+ * the thread, this one waits for it. Nests. 0;
  * SWN_ENOTVTHREAD; SWN_EFORKED. May park, before the section begins.
  */
 int swn_pin(void);

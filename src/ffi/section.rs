@@ -22,7 +22,8 @@ pub extern "C" fn swn_blocking_end() -> c_int {
 }
 
 /// The calling vthread stays on its OS thread until swn_unpin: for libraries that keep something in thread-local storage
-/// between calls. As SWN_SPAWN_BOUND for a time: it may wait, and others run on the thread meanwhile. Nests. 0;
+/// between calls. As SWN_SPAWN_BOUND for a time: it may wait, and others run on the thread meanwhile; while one of those blocks
+/// the thread, this one waits for it. Nests. 0;
 /// SWN_ENOTVTHREAD; SWN_EFORKED. May park, before the section begins.
 #[unsafe(no_mangle)]
 pub extern "C" fn swn_pin() -> c_int {

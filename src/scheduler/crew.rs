@@ -459,10 +459,13 @@ impl Crew {
         if cause == Cause::Bound {
             return;
         }
-        if let Some(stopper) = &carrier.shared().stopper {
+        lock(&self.lists).without.push(carrier.clone());
+        // Last: from here a thread other than the caller may be stopped.
+        if let Some(stopper) = carrier.shared().stopper.as_ref()
+            && cause != Cause::Announced
+        {
             stopper.add(&carrier);
         }
-        lock(&self.lists).without.push(carrier);
     }
 
     /// Grants a core to a carrier that rests.
@@ -499,8 +502,12 @@ impl Crew {
         };
         carrier.hold.give();
         carrier.attention.store(true, Ordering::Relaxed);
-        self.left_without(own, cause);
+        self.left_without(own.clone(), cause);
         self.grant(shared, &spare, core, index);
+        // The caller itself may be stopped from here, with no lock of the crew held.
+        if let Some(stopper) = &shared.stopper {
+            stopper.add(&own);
+        }
         true
     }
 
