@@ -190,7 +190,7 @@ static void pinned_ones_stay(uint32_t cores) {
   for (size_t i = 0; i < COUNT(vts); i++) join(vts[i]);
   run_in(rt, keep_value, NULL);
   /* Not in vain: others did change threads. */
-  if (hands_off(rt) || cores > 1) AWAIT(LOAD(moves) > 0);
+  if (hands_off(rt)) AWAIT(LOAD(moves) > 0);
   STORE(hogs_end, 1);
   for (size_t i = 0; i < COUNT(hogs); i++) join(hogs[i]);
   if (hands_off(rt)) AWAIT(stats_of(rt).handoffs_bound > 0 || cores > 1);
