@@ -3,14 +3,12 @@
 //! Owns timeouts, body reading and when collected responses leave. Between requests it holds only a small buffer on
 //! its stack; see *idle is cheap* in the module above.
 
-use std::sync::atomic::Ordering;
-
 use super::buffers::Buffers;
 use super::exchange::{Exchange, Outcome, Peer};
 use super::request::{self, Attempts, ChunkedBody, Framing, Progress, Reject};
 use super::response::{self, BodyEnd, Persistence, ResponseHead};
 use super::router::Found;
-use super::server::{Server, Socket};
+use super::server::{FOREVER, Server, Socket};
 use crate::error::Error;
 use crate::io::stream;
 use crate::runtime::{coarse_ns, now_ns};
@@ -39,15 +37,12 @@ pub fn run(server: &Server, socket: &Socket) {
 
 /// The first bytes of the next request. None: the peer closed, said nothing for too long, or the server stops.
 fn wait_for_request<'f>(server: &Server, socket: &Socket, first: &'f mut [u8]) -> Option<&'f [u8]> {
-    // SeqCst here and on the server's draining flag: either this connection sees that the server stops, or the
-    // stopping thread sees an idle connection and interrupts its wait.
-    socket.is_idle.store(true, Ordering::SeqCst);
+    socket.set_idle(coarse_ns().saturating_add(server.options.idle_timeout_ns));
     if server.is_draining() {
         return None;
     }
-    let deadline_ns = coarse_ns().saturating_add(server.options.idle_timeout_ns);
-    let received = stream::recv(socket.fd, first, deadline_ns);
-    socket.is_idle.store(false, Ordering::SeqCst);
+    let received = stream::recv(socket.fd, first, FOREVER);
+    socket.set_busy();
     match received {
         Ok(0) | Err(_) => None,
         Ok(count) => Some(&first[..count]),
