@@ -118,7 +118,7 @@ impl Server {
         Self {
             room: options.max_connections.map(Semaphore::new),
             options,
-            pool: Pool::new(),
+            pool: Pool::new(runtime.cores()),
             runtime,
             building: Mutex::new(Some(Router::new())),
             router: OnceLock::new(),
