@@ -1266,7 +1266,8 @@ typedef struct swn_http_options_t {
    */
   size_t max_body_bytes;
   /**
-   * How long a connection may wait for its next request, and a client may take nothing of a response; 0: 60 s.
+   * How long a connection may wait for its next request, and a client may take nothing of a response; 0: 60 s. Waiting
+   * connections are closed up to an eighth of it, and some milliseconds, late.
    */
   uint64_t idle_timeout_ns;
   /**

@@ -51,7 +51,8 @@ pub struct swn_http_options_t {
     pub max_header_bytes: usize,
     /// Longest request body; 0: 1 MiB; at most 1 GiB. Beyond: status 413.
     pub max_body_bytes: usize,
-    /// How long a connection may wait for its next request, and a client may take nothing of a response; 0: 60 s.
+    /// How long a connection may wait for its next request, and a client may take nothing of a response; 0: 60 s. Waiting
+    /// connections are closed up to an eighth of it, and some milliseconds, late.
     pub idle_timeout_ns: u64,
     /// How long a request may take to arrive, from its first byte to its last; 0: 30 s. Beyond: status 408.
     pub request_timeout_ns: u64,

@@ -1,7 +1,8 @@
 //! Memory of a connection while it has a request, and the pool it goes back to.
 //!
-//! *Steady state allocates nothing*: a set of buffers keeps what it has grown to, up to a limit. The pool is several
-//! lists behind locks that are only ever tried: nobody waits for one, and nothing depends on the OS thread.
+//! *Steady state allocates nothing*: a set of buffers keeps what it has grown to, up to a limit. The pool is a list per
+//! core, the set used last on top, so that its memory is in that core's cache. The lists' locks are only ever tried:
+//! nobody waits for one, and nothing depends on the OS thread.
 
 use std::sync::{Mutex, TryLockError};
 
@@ -9,14 +10,17 @@ use super::date::CachedDate;
 use super::request::Head;
 use crate::error::Error;
 use crate::io::stream;
+use crate::primitive::pad::CachePadded;
+use crate::runtime;
 
 /// Guess: holds the requests and small responses of nearly every connection.
 const INITIAL_BYTES: usize = 4096;
 /// What grew beyond this is given back to the allocator.
 const KEPT_BYTES: usize = 64 * 1024;
-const SHARDS: usize = 8;
-/// Per shard; with all shards about 1,000 sets: guess, at 9 KB each.
+/// Per core: guess, at 9 KB each.
 const KEPT_SETS: usize = 128;
+/// Cores whose lists are tried, where there are many: guess.
+const TRIED_CORES: usize = 8;
 
 /// Received bytes: `start..end` are those not yet consumed.
 pub struct Input {
@@ -130,30 +134,30 @@ impl Buffers {
     }
 }
 
-type Shard = Mutex<Vec<Box<Buffers>>>;
+type Shard = CachePadded<Mutex<Vec<Box<Buffers>>>>;
 
 /// Sets of buffers that no connection uses at present.
 pub struct Pool {
-    shards: [Shard; SHARDS],
+    shards: Box<[Shard]>,
 }
 
 impl Pool {
-    pub fn new() -> Self {
+    /// For a runtime of so many cores, which is at least one.
+    pub fn new(cores: usize) -> Self {
         Self {
-            shards: [const { Mutex::new(Vec::new()) }; SHARDS],
+            shards: (0..cores).map(|_| Shard::default()).collect(),
         }
     }
 
-    /// `near` spreads connections over the shards.
-    pub fn take(&self, near: i32) -> Box<Buffers> {
-        self.first_free(near, Vec::pop)
+    pub fn take(&self) -> Box<Buffers> {
+        self.first_free(Vec::pop)
             .unwrap_or_else(|| Box::new(Buffers::new()))
     }
 
-    pub fn give(&self, near: i32, mut buffers: Box<Buffers>) {
+    pub fn give(&self, mut buffers: Box<Buffers>) {
         buffers.reset();
         let mut given = Some(buffers);
-        self.first_free(near, |sets| {
+        self.first_free(|sets| {
             if sets.len() < KEPT_SETS {
                 sets.extend(given.take());
             }
@@ -161,15 +165,15 @@ impl Pool {
         });
     }
 
-    /// The first success of `attempt` on a shard that nobody has locked.
+    /// The first success of `attempt` on a shard that nobody has locked, this core's first.
     fn first_free<T>(
         &self,
-        near: i32,
         mut attempt: impl FnMut(&mut Vec<Box<Buffers>>) -> Option<T>,
     ) -> Option<T> {
-        let first = near as usize % SHARDS;
-        (0..SHARDS).find_map(|step| {
-            let shard = &self.shards[(first + step) % SHARDS];
+        let own = runtime::core_hint();
+        let (before, from_own) = self.shards.split_at(own.min(self.shards.len()));
+        let mut tried = from_own.iter().chain(before).take(TRIED_CORES);
+        tried.find_map(|shard| {
             let mut sets = match shard.try_lock() {
                 Ok(sets) => sets,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -186,14 +190,14 @@ mod tests {
 
     #[test]
     fn a_set_comes_back_empty_and_without_excess() {
-        let pool = Pool::new();
-        let mut buffers = pool.take(3);
+        let pool = Pool::new(2);
+        let mut buffers = pool.take();
         buffers.input.push(&vec![7; KEPT_BYTES + 1]);
         buffers.output.bytes.resize(KEPT_BYTES * 2, 1);
         buffers.output.extra.extend_from_slice(b"X: 1\r\n");
         let address = &raw const *buffers;
-        pool.give(3, buffers);
-        let again = pool.take(3);
+        pool.give(buffers);
+        let again = pool.take();
         assert_eq!(&raw const *again, address);
         assert!(again.input.pending().is_empty());
         assert!(again.output.bytes.is_empty() && again.output.extra.is_empty());
@@ -203,10 +207,10 @@ mod tests {
 
     #[test]
     fn a_locked_shard_is_passed_by() {
-        let pool = Pool::new();
-        pool.give(0, Box::new(Buffers::new()));
+        let pool = Pool::new(2);
+        pool.give(Box::new(Buffers::new()));
         let locked = pool.shards[0].lock().unwrap();
-        pool.give(0, Box::new(Buffers::new()));
+        pool.give(Box::new(Buffers::new()));
         assert_eq!(locked.len(), 1);
         drop(locked);
         assert_eq!(pool.shards[1].lock().unwrap().len(), 1);

@@ -3,20 +3,24 @@
 //! Owns timeouts, body reading and when collected responses leave. Between requests it holds only a small buffer on
 //! its stack; see *idle is cheap* in the module above.
 
-use std::sync::atomic::Ordering;
+use std::ops::Range;
 
 use super::buffers::Buffers;
 use super::exchange::{Exchange, Outcome, Peer};
 use super::request::{self, Attempts, ChunkedBody, Framing, Progress, Reject};
 use super::response::{self, BodyEnd, Persistence, ResponseHead};
 use super::router::Found;
-use super::server::{Server, Socket};
+use super::server::{FOREVER, Server, Socket};
 use crate::error::Error;
 use crate::io::stream;
+use crate::primitive::prefetch;
 use crate::runtime::{coarse_ns, now_ns};
 
 /// First read of a request, on the stack: holds what most clients send, and leaves the stack within its first page.
 const FIRST_READ_BYTES: usize = 1024;
+/// Cache lines of the stack, below the frame of a waiting connection, that a request of few headers needs and that the
+/// way back from the wait has not touched: from the sizes of the frames.
+const REQUEST_LINES: Range<usize> = 10..30;
 /// Responses are collected up to this size, however many requests are still buffered: guess.
 const COLLECTED_BYTES: usize = 64 * 1024;
 /// After a refusal the rest of the request is read and dropped for this long, or until the client closes: closing
@@ -25,30 +29,48 @@ const LINGER_NS: u64 = 1_000_000_000;
 
 /// Serves the connection until it ends. Runs in a vthread of its own.
 pub fn run(server: &Server, socket: &Socket) {
+    let peer = Peer {
+        fd: socket.fd,
+        stall_timeout_ns: server.options.idle_timeout_ns,
+    };
     let mut first = [0; FIRST_READ_BYTES];
-    while let Some(received) = wait_for_request(server, socket, &mut first) {
-        let mut buffers = server.pool.take(socket.fd);
+    while let Some(received) = wait_for_request(server, socket, peer, &mut first) {
+        // Neither is in the cache by now, and what follows would wait for each line by itself.
+        prefetch::line(socket);
+        prefetch_stack();
+        let mut buffers = server.pool.take();
         buffers.input.push(received);
-        let ending = serve(server, socket, &mut buffers);
-        server.pool.give(socket.fd, buffers);
+        // After the pool, whose lock would wait for this store.
+        socket.set_busy();
+        let ending = serve(server, peer, &mut buffers);
+        server.pool.give(buffers);
         if ending == Ending::Close {
             return;
         }
     }
 }
 
+/// Asks for the stack that a request needs.
+#[inline(always)]
+fn prefetch_stack() {
+    let here = 0u8;
+    for line in REQUEST_LINES {
+        prefetch::line((&raw const here).wrapping_sub(line * prefetch::LINE));
+    }
+}
+
 /// The first bytes of the next request. None: the peer closed, said nothing for too long, or the server stops.
-fn wait_for_request<'f>(server: &Server, socket: &Socket, first: &'f mut [u8]) -> Option<&'f [u8]> {
-    // SeqCst here and on the server's draining flag: either this connection sees that the server stops, or the
-    // stopping thread sees an idle connection and interrupts its wait.
-    socket.is_idle.store(true, Ordering::SeqCst);
+fn wait_for_request<'f>(
+    server: &Server,
+    socket: &Socket,
+    peer: Peer,
+    first: &'f mut [u8],
+) -> Option<&'f [u8]> {
+    socket.set_idle(coarse_ns().saturating_add(server.options.idle_timeout_ns));
     if server.is_draining() {
         return None;
     }
-    let deadline_ns = coarse_ns().saturating_add(server.options.idle_timeout_ns);
-    let received = stream::recv(socket.fd, first, deadline_ns);
-    socket.is_idle.store(false, Ordering::SeqCst);
-    match received {
+    match stream::recv(peer.fd, first, FOREVER) {
         Ok(0) | Err(_) => None,
         Ok(count) => Some(&first[..count]),
     }
@@ -75,11 +97,7 @@ impl From<Reject> for ReadEnd {
 
 /// Answers requests until none is left in the buffers. Not inlined: its locals do not belong to a waiting connection.
 #[inline(never)]
-fn serve(server: &Server, socket: &Socket, buffers: &mut Buffers) -> Ending {
-    let peer = Peer {
-        fd: socket.fd,
-        stall_timeout_ns: server.options.idle_timeout_ns,
-    };
+fn serve(server: &Server, peer: Peer, buffers: &mut Buffers) -> Ending {
     let mut reader = Reader {
         server,
         peer,

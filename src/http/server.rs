@@ -4,7 +4,7 @@
 //! everything; a stop is over when none is left. *Last one closes*: a socket is closed when its last holder drops it,
 //! so that a stopping thread never shuts down a descriptor that has been given to somebody else.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::buffers::Pool;
@@ -20,7 +20,13 @@ use crate::sync::semaphore::Semaphore;
 const BACKLOG: i32 = 4096;
 /// Pause of a listener that got no descriptor or memory: guess, long enough for some connections to end.
 const PAUSE_NS: u64 = 20_000_000;
-const FOREVER: u64 = u64::MAX;
+pub(super) const FOREVER: u64 = u64::MAX;
+/// Between two sweeps lies at least this part of the idle time, and the time below: so late may an idle connection be
+/// closed, and so little do sweeps cost. Guesses.
+const SWEEPS_PER_IDLE_TIME: u64 = 8;
+const SWEEP_PAUSE_NS: u64 = 1_000_000;
+/// Connections looked at in one hold of the lock, for which an accepting vthread would block its carrier: guess.
+const SWEPT_AT_ONCE: usize = 256;
 
 type Handler = Box<dyn Fn(&mut Exchange<'_>) + Send + Sync>;
 
@@ -41,8 +47,35 @@ pub struct Options {
 /// A descriptor that is closed when the last holder drops it.
 pub struct Socket {
     pub fd: i32,
-    /// It waits for a request, and nothing of one has been received.
-    pub is_idle: AtomicBool,
+    /// When its wait for a request, of which nothing has been received, has lasted too long; BUSY if there is no such
+    /// wait.
+    idle_until_ns: AtomicU64,
+}
+
+const BUSY: u64 = u64::MAX;
+/// Until the server stops.
+const IDLE_FOREVER: u64 = BUSY - 1;
+
+impl Socket {
+    fn new(fd: i32) -> Self {
+        Self {
+            fd,
+            idle_until_ns: AtomicU64::new(BUSY),
+        }
+    }
+
+    /// SeqCst here, on the server's draining flag and in `end_idle`: either the connection, which looks at that flag
+    /// next, sees that the server stops, or the stopping thread sees an idle connection and ends its wait.
+    pub fn set_idle(&self, until_ns: u64) {
+        let until_ns = until_ns.min(IDLE_FOREVER);
+        self.idle_until_ns.store(until_ns, Ordering::SeqCst);
+    }
+
+    /// Relaxed, because whoever misses it might as well have come a moment earlier, and because the line is not in the
+    /// cache when the request comes: nothing waits for a plain store.
+    pub fn set_busy(&self) {
+        self.idle_until_ns.store(BUSY, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Socket {
@@ -58,6 +91,7 @@ struct Sockets {
     listeners: Vec<Arc<Socket>>,
     connections: Vec<Option<Arc<Socket>>>,
     free: Vec<usize>,
+    has_sweeper: bool,
 }
 
 /// An HTTP server: routes, then listeners, then a stop.
@@ -84,7 +118,7 @@ impl Server {
         Self {
             room: options.max_connections.map(Semaphore::new),
             options,
-            pool: Pool::new(),
+            pool: Pool::new(runtime.cores()),
             runtime,
             building: Mutex::new(Some(Router::new())),
             router: OnceLock::new(),
@@ -126,10 +160,7 @@ impl Server {
         let mut listeners = Vec::new();
         for _ in 0..count {
             let fd = stream::tcp_listen(address, bound_port, BACKLOG, per_core)?;
-            let listener = Arc::new(Socket {
-                fd,
-                is_idle: AtomicBool::new(true),
-            });
+            let listener = Arc::new(Socket::new(fd));
             bound_port = stream::local_port(fd)?;
             listeners.push(listener);
         }
@@ -154,27 +185,23 @@ impl Server {
                 return Err(error);
             }
         }
+        // Last, because nothing but a stop ends it.
+        if let Err(error) = self.start_sweeper() {
+            self.close_some(&opened);
+            return Err(error);
+        }
         drop(first_life);
         Ok(bound_port)
     }
 
     /// Closes listeners and idle connections and waits until the others have finished their exchanges.
     pub fn stop(&self, deadline_ns: u64) -> Result<(), Error> {
-        // Pairs with the idle flag of connections and with the count of lives: all four accesses are SeqCst.
+        // Pairs with `set_idle` of connections and with the count of lives: all accesses are SeqCst.
         self.draining.store(true, Ordering::SeqCst);
         self.close_listeners();
-        let connections: Vec<_> = lock(&self.sockets)
-            .connections
-            .iter()
-            .flatten()
-            .cloned()
-            .collect();
-        for connection in connections {
-            if connection.is_idle.load(Ordering::SeqCst) {
-                // Already closed by the peer: it wakes by itself.
-                let _ = stream::shutdown_read(connection.fd);
-            }
-        }
+        // For the sweeper.
+        let _ = self.pause.release(1);
+        self.end_idle(IDLE_FOREVER);
         let mut waited = false;
         while self.live.load(Ordering::SeqCst) != 0 {
             self.ended.acquire(deadline_ns)?;
@@ -223,11 +250,39 @@ impl Server {
         }
     }
 
+    /// One for all listeners.
+    fn start_sweeper(self: &Arc<Self>) -> Result<(), Error> {
+        if std::mem::replace(&mut lock(&self.sockets).has_sweeper, true) {
+            return Ok(());
+        }
+        let life = Life::new(self.clone());
+        let sweeping = Box::new(move || sweep_until_stopped(&life.0));
+        let spawned = self.runtime.spawn_fn("http-sweep", 0, sweeping);
+        if spawned.is_err() {
+            lock(&self.sockets).has_sweeper = false;
+        }
+        spawned
+    }
+
+    /// Ends the waits for requests that were to last until `now_ns` or less; until when the first of the others is.
+    fn end_idle(&self, now_ns: u64) -> u64 {
+        let mut first_ns = BUSY;
+        for start in (0..).step_by(SWEPT_AT_ONCE) {
+            // A listed socket is open, and stays so while the list is locked.
+            let sockets = lock(&self.sockets);
+            match sockets.connections.get(start..) {
+                None | Some([]) => break,
+                Some(rest) => {
+                    let part = &rest[..rest.len().min(SWEPT_AT_ONCE)];
+                    first_ns = first_ns.min(end_idle(part, now_ns));
+                }
+            }
+        }
+        first_ns
+    }
+
     fn start_connection(self: &Arc<Self>, fd: i32, seat: Option<Seat>) -> Result<(), Error> {
-        let socket = Arc::new(Socket {
-            fd,
-            is_idle: AtomicBool::new(false),
-        });
+        let socket = Arc::new(Socket::new(fd));
         // Only latency depends on it.
         let _ = stream::set_nodelay(fd);
         let connection = Connection {
@@ -345,6 +400,37 @@ fn accept_until_stopped(server: &Arc<Server>, listener: &Socket) {
     }
 }
 
+/// As [`Server::end_idle`], for some connections.
+fn end_idle(connections: &[Option<Arc<Socket>>], now_ns: u64) -> u64 {
+    let mut first_ns = BUSY;
+    for connection in connections.iter().flatten() {
+        let until_ns = connection.idle_until_ns.load(Ordering::SeqCst);
+        if until_ns <= now_ns {
+            // Already closed by the peer: it wakes by itself.
+            let _ = stream::shutdown_read(connection.fd);
+        } else {
+            first_ns = first_ns.min(until_ns);
+        }
+    }
+    first_ns
+}
+
+/// Closes connections that have been idle for too long.
+fn sweep_until_stopped(server: &Server) {
+    let idle_ns = server.options.idle_timeout_ns;
+    let pause_ns = (idle_ns / SWEEPS_PER_IDLE_TIME).max(SWEEP_PAUSE_NS);
+    let mut next_ns = now_ns().saturating_add(idle_ns);
+    // A permit or a cancellation is the end.
+    while server.pause.acquire(next_ns) == Err(Error::TIMEDOUT) {
+        let now_ns = now_ns();
+        let first_ns = server.end_idle(now_ns);
+        // What becomes idle from now on has the whole time.
+        next_ns = first_ns
+            .min(now_ns.saturating_add(idle_ns))
+            .max(now_ns.saturating_add(pause_ns));
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Next {
     Retry,
@@ -373,6 +459,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn only_waits_that_are_over_are_ended() {
+        let pairs = [0; 4].map(|_| UnixStream::pair().unwrap());
+        let (connections, mut peers): (Vec<_>, Vec<_>) = pairs
+            .into_iter()
+            .map(|(ours, peer)| (Some(Arc::new(Socket::new(ours.into_raw_fd()))), peer))
+            .unzip();
+        let [over, later, forever, busy] = [0, 1, 2, 3].map(|at| connections[at].clone().unwrap());
+        over.set_idle(5);
+        later.set_idle(6);
+        forever.set_idle(FOREVER);
+        busy.set_idle(4);
+        busy.set_busy();
+        let mut ended = || [0, 1, 2, 3].map(|at| peers[at].write(b"x").is_err());
+        assert_eq!(end_idle(&connections, 5), 6);
+        assert_eq!(ended(), [true, false, false, false]);
+        assert_eq!(end_idle(&connections, IDLE_FOREVER), BUSY);
+        assert_eq!(ended(), [true, true, true, false]);
+    }
 
     #[test]
     fn a_listener_survives_all_but_the_end_of_its_descriptor() {
@@ -388,12 +497,7 @@ mod tests {
     #[test]
     fn slots_of_ended_connections_are_used_again() {
         let mut sockets = Sockets::default();
-        let socket = || {
-            Arc::new(Socket {
-                fd: -1,
-                is_idle: AtomicBool::new(false),
-            })
-        };
+        let socket = || Arc::new(Socket::new(-1));
         let first = sockets.add(socket());
         let second = sockets.add(socket());
         assert_ne!(first, second);

@@ -21,3 +21,8 @@ pub(crate) fn coarse_ns() -> u64 {
 pub(crate) fn now_ns() -> u64 {
     crate::primitive::clock::now_ns()
 }
+
+/// The core the caller is on at present, 0 outside of all: for what is better kept near, since it may be another one next.
+pub(crate) fn core_hint() -> usize {
+    crate::scheduler::current::with_core(|core| core.index).unwrap_or(0)
+}
