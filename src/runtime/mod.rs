@@ -24,5 +24,5 @@ pub(crate) fn now_ns() -> u64 {
 
 /// The core the caller is on at present, 0 outside of all: for what is better kept near, since it may be another one next.
 pub(crate) fn core_hint() -> usize {
-    crate::scheduler::current::with_core(|core| core.index).unwrap_or(0)
+    crate::scheduler::current::core_index().unwrap_or(0)
 }
