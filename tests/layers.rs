@@ -27,7 +27,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("corosensei", &["vthread/context"]),
     (
         "crossbeam_deque",
-        &["scheduler/run_queue", "scheduler/injector"],
+        &["scheduler/deque"], // its tests
     ),
     ("httparse", &["http"]),
     ("matchit", &["http"]),

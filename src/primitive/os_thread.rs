@@ -39,12 +39,21 @@ impl OsThread {
         self.id
     }
 
-    /// Sets its priority (setpriority(2); on Linux of the thread alone). False if the system refuses, as it does to raise
-    /// it without privilege.
-    pub(crate) fn set_priority(self, nice: i32) -> bool {
-        // SAFETY: takes no pointers. A number that has been used again by another thread of this process cannot be meant:
-        // callers know that the thread lives.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.id as libc::id_t, nice.min(19)) == 0 }
+    /// Lowers it to SCHED_IDLE (sched(7)): it runs when nothing else wants its CPU, and makes way at once. False if the system
+    /// refuses.
+    pub(crate) fn lower(self) -> bool {
+        self.set_policy(libc::SCHED_IDLE)
+    }
+
+    /// Undoes [`Self::lower`]; the system refuses that without privilege (RLIMIT_NICE).
+    pub(crate) fn raise(self) -> bool {
+        self.set_policy(libc::SCHED_OTHER)
+    }
+
+    fn set_policy(self, policy: libc::c_int) -> bool {
+        let none = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the parameters are read only. The thread lives: callers know that.
+        unsafe { libc::sched_setscheduler(self.id, policy, &none) == 0 }
     }
 
     /// CPU time it has used, in nanoseconds; 0 when it has ended.
@@ -86,12 +95,6 @@ impl OsThread {
             usize::try_from(len).unwrap_or(0)
         }
     }
-}
-
-/// The calling thread's priority, as its threads inherit it.
-pub(crate) fn priority() -> i32 {
-    // SAFETY: takes no pointers; 0 is the calling thread. -1 is a value as well as an error, which cannot happen for it.
-    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ impl Core {
                 return Some(record);
             }
             if self.shared().injector.len() > 0
-                && let Some(record) = self.take_injected()
+                && let Some(record) = self.take_injected(true)
             {
                 return Some(record);
             }
@@ -251,11 +251,16 @@ impl Core {
         if let Some(record) = self.take_fixed() {
             return Some(record);
         }
+        if self.shared().injector.len_resumed() > 0
+            && let Some(record) = self.take_injected(false)
+        {
+            return Some(record);
+        }
         if let Some(record) = self.queue.pop_new() {
             return Some(record);
         }
         if self.shared().injector.len() > 0 {
-            self.take_injected()
+            self.take_injected(false)
         } else {
             None
         }
@@ -267,9 +272,9 @@ impl Core {
         let turn = self.picks / FAIR_EVERY;
         for step in 0..3 {
             let found = match (turn + step) % 3 {
-                0 => self.take_injected(),
+                0 => self.take_injected(true),
                 1 => self.take_fixed(),
-                _ => self.queue.pop_oldest_new(&self.remote().queue),
+                _ => self.queue.pop_oldest_new(),
             };
             if found.is_some() {
                 return found;
@@ -306,12 +311,12 @@ impl Core {
         self.fixed.pop_front()
     }
 
-    /// This core's share of the injector.
-    fn take_injected(&mut self) -> Option<RecordRef> {
+    /// This core's share of the injector; `fresh`: of the new ones there, if there are any.
+    fn take_injected(&mut self, fresh: bool) -> Option<RecordRef> {
         let shared = self.shared();
         let share = (shared.injector.len() / shared.cores() + 1).min(128);
         let mut taken = RecordList::new();
-        shared.injector.take(share, &mut taken);
+        shared.injector.take(share, fresh, &mut taken);
         let first = taken.pop_front()?;
         self.remote()
             .tally
@@ -366,7 +371,7 @@ impl Core {
                 std::hint::spin_loop();
             }
         }
-        self.take_injected()
+        self.take_injected(false)
     }
 
     fn next_random(&mut self) -> u64 {

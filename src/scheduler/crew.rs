@@ -27,7 +27,7 @@ use super::shared::Shared;
 use super::stopping::Stop;
 use super::{carrier, monitor};
 use crate::error::{Error, Result};
-use crate::primitive::os_thread::{self, OsThread};
+use crate::primitive::os_thread::OsThread;
 use crate::topology::Cpus;
 use crate::vthread::context::Mount;
 use crate::vthread::record::{Record, RecordList, RecordRef};
@@ -48,9 +48,6 @@ const SPARES_READY_MAX: usize = 32;
 const SPARES_KEPT: usize = 64;
 /// Carriers without a core that are looked at in one look.
 const LOOKED_AFTER: usize = 64;
-/// How much lower a computing carrier without a core runs. Measured by the design with 4 and 40 endless vthreads.
-const LOWER_BY: i32 = 10;
-
 /// Why a core changed its carrier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
@@ -284,7 +281,6 @@ pub(crate) struct Crew {
     /// Who holds each core.
     holders: Box<[Mutex<Option<Arc<Carrier>>>]>,
     limit: usize,
-    priority: i32,
     affinity: Cpus,
     looked_after: AtomicUsize,
     /// There is no spare and there will be none: the limit, or the system's.
@@ -308,7 +304,6 @@ impl Crew {
             lists: Mutex::default(),
             holders: (0..cores).map(|_| Mutex::new(None)).collect(),
             limit: limit.max(cores),
-            priority: os_thread::priority(),
             affinity: Cpus::read(),
             looked_after: AtomicUsize::new(0),
             at_limit: AtomicBool::new(false),
@@ -542,7 +537,7 @@ impl Crew {
         }
         let Some(os) = carrier.os() else { return };
         if !carrier.lowered.swap(true, Ordering::Relaxed) {
-            os.set_priority(self.priority + LOWER_BY);
+            os.lower();
             self.counts.lowered.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -620,9 +615,7 @@ impl Crew {
         if !carrier.lowered.load(Ordering::Relaxed) {
             return true;
         }
-        let raised = carrier
-            .os()
-            .is_some_and(|os| os.set_priority(self.priority));
+        let raised = carrier.os().is_some_and(OsThread::raise);
         if raised {
             carrier.lowered.store(false, Ordering::Relaxed);
         }

@@ -223,6 +223,41 @@ impl<T> Owner<T> {
     }
 }
 
+impl<T> Owner<T> {
+    /// Takes the oldest entry, as thieves do, but knows where the young end is.
+    #[inline]
+    pub(super) fn pop_oldest(&self) -> Option<NonNull<T>> {
+        let ends = &*self.ends;
+        let bottom = self.bottom.get();
+        let mut top = ends.top.load(Ordering::Relaxed);
+        while top < bottom {
+            let ring = self.ring();
+            let entry = ring.slot(top).load(Ordering::Relaxed);
+            // The one after it is wanted soon.
+            prefetch::line(ring.slot(top + 1).load(Ordering::Relaxed));
+            if ends.solitary {
+                ends.top.store(top + 1, Ordering::Relaxed);
+                return NonNull::new(entry);
+            }
+            // SeqCst as a thief's. Nothing has to be acquired: the owner wrote the entry itself.
+            match ends
+                .top
+                .compare_exchange_weak(top, top + 1, Ordering::SeqCst, Ordering::Relaxed)
+            {
+                Ok(_) => return NonNull::new(entry),
+                Err(now) => top = now,
+            }
+        }
+        None
+    }
+
+    #[cfg(all(test, not(loom)))]
+    fn len(&self) -> usize {
+        let top = self.ends.top.load(Ordering::Relaxed);
+        self.bottom.get().saturating_sub(top) as usize
+    }
+}
+
 impl<T> Thieves<T> {
     /// About how many entries there are; not 0 if one was published before a full fence that comes before this call.
     pub(super) fn len(&self) -> usize {
@@ -263,6 +298,50 @@ impl<T> Thieves<T> {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
+
+    /// The same random steps on crossbeam's deques, young end and old.
+    #[test]
+    fn it_does_what_crossbeams_deque_does() {
+        let mut random = 0x2545_F491_4F6C_DD1Du64;
+        for fifo in [false, true] {
+            for solitary in [false, true] {
+                let (owner, thieves) = new(2, solitary);
+                let reference = if fifo {
+                    crossbeam_deque::Worker::new_fifo()
+                } else {
+                    crossbeam_deque::Worker::new_lifo()
+                };
+                for step in 0..5000usize {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    match random % 8 {
+                        // In long runs, so that the ring grows.
+                        0..4 if step % 512 < 300 => {
+                            owner.push(entry(step));
+                            reference.push(entry(step).addr());
+                        }
+                        4..7 => {
+                            let popped = if fifo {
+                                owner.pop_oldest()
+                            } else {
+                                owner.pop()
+                            };
+                            assert_eq!(popped.map(NonNull::addr), reference.pop());
+                        }
+                        _ => {
+                            let stolen = match thieves.take_oldest() {
+                                Taken::Entry(entry) => Some(entry.addr()),
+                                Taken::Empty | Taken::Raced => None,
+                            };
+                            assert_eq!(stolen, reference.stealer().steal().success());
+                        }
+                    }
+                    assert_eq!(owner.len(), reference.len());
+                }
+            }
+        }
+    }
 
     fn entry(number: usize) -> NonNull<usize> {
         NonNull::new(std::ptr::without_provenance_mut((number + 1) * 8)).unwrap()
@@ -405,6 +484,27 @@ mod loom_models {
             owner.push(entry(3));
             drain(&owner, &mut got);
             got.extend(thief.join().unwrap());
+            got.sort_unstable();
+            assert_eq!(got, [1, 2, 3]);
+        });
+    }
+
+    /// The owner takes the oldest, as a thief does: each entry is taken once, and each by itself in order.
+    #[test]
+    fn loom_owner_and_thief_at_the_old_end_take_each_entry_once() {
+        loom::model(|| {
+            let (owner, thieves) = new(2, false);
+            owner.push(entry(1));
+            owner.push(entry(2));
+            let thief = loom::thread::spawn(move || steal(&thieves, 2));
+            let mut got = Vec::new();
+            got.extend(owner.pop_oldest().map(number));
+            owner.push(entry(3));
+            got.extend(std::iter::from_fn(|| owner.pop_oldest()).map(number));
+            assert!(got.is_sorted());
+            let stolen = thief.join().unwrap();
+            assert!(stolen.is_sorted());
+            got.extend(stolen);
             got.sort_unstable();
             assert_eq!(got, [1, 2, 3]);
         });

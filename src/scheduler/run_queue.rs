@@ -1,4 +1,4 @@
-//! The run queues of a core: a LIFO slot, a FIFO deque of resumed vthreads (crossbeam's), and a deque of new ones (ours).
+//! The run queues of a core: a LIFO slot, a deque of resumed vthreads, first in, first out, and a deque of new ones.
 //!
 //! Resumed vthreads go before new ones, so that the number of stacks in use stays low; new ones are taken youngest first
 //! by their owner (depth first) and oldest first by thieves.
@@ -9,7 +9,6 @@
 use super::deque::{self, Taken};
 use crate::primitive::atomic::{AtomicPtr, AtomicU64, Ordering};
 use crate::vthread::record::{Record, RecordRef};
-use crossbeam_deque::{Steal, Stealer, Worker};
 use std::ptr::{self, NonNull};
 
 /// Resumed vthreads that wait here are worth a move to another core when it takes about this long to get to the last of
@@ -19,14 +18,14 @@ const WORTH_NS: u64 = 50_000;
 /// The length of a mount before any is known: long, so that nothing waits for the first.
 const MOUNT_GUESS_NS: u64 = WORTH_NS;
 /// New vthreads that there is room for at first, and most that a thief takes at once (crossbeam's numbers).
-const NEW_ROOM: usize = 64;
+const ROOM: usize = 64;
 const STEAL_MAX: usize = 32;
 
 /// What others see of a core's queues.
 pub(crate) struct Remote {
     /// The vthread that was woken last by one running here. Thieves may take it only from a core that is stuck.
     lifo: AtomicPtr<Record>,
-    resumed: Stealer<RecordRef>,
+    resumed: deque::Thieves<Record>,
     new: deque::Thieves<Record>,
     /// Nobody but the owner takes anything.
     solitary: bool,
@@ -36,7 +35,7 @@ pub(crate) struct Remote {
 
 /// The owner's ends.
 pub(crate) struct RunQueue {
-    resumed: Worker<RecordRef>,
+    resumed: deque::Owner<Record>,
     new: deque::Owner<Record>,
 }
 
@@ -54,11 +53,11 @@ pub(crate) enum Stolen {
 
 /// A pair of ends of empty queues. `solitary`: the runtime has no other core.
 pub(crate) fn new(solitary: bool) -> (RunQueue, Remote) {
-    let resumed = Worker::new_fifo();
-    let (new, new_remote) = deque::new(NEW_ROOM, solitary);
+    let (resumed, resumed_remote) = deque::new(ROOM, solitary);
+    let (new, new_remote) = deque::new(ROOM, solitary);
     let remote = Remote {
         lifo: AtomicPtr::new(ptr::null_mut()),
-        resumed: resumed.stealer(),
+        resumed: resumed_remote,
         new: new_remote,
         solitary,
         mount_ns: AtomicU64::new(MOUNT_GUESS_NS),
@@ -139,7 +138,7 @@ impl Remote {
 impl RunQueue {
     #[inline]
     pub(crate) fn push_resumed(&self, record: RecordRef) {
-        self.resumed.push(record);
+        self.resumed.push(record.as_non_null());
     }
 
     #[inline]
@@ -149,7 +148,10 @@ impl RunQueue {
 
     #[inline]
     pub(crate) fn pop_resumed(&self) -> Option<RecordRef> {
-        self.resumed.pop()
+        // SAFETY: only records are pushed.
+        self.resumed
+            .pop_oldest()
+            .map(|r| unsafe { RecordRef::from_raw(r) })
     }
 
     #[inline]
@@ -159,53 +161,45 @@ impl RunQueue {
     }
 
     /// The oldest new vthread, which the owner's own order would reach last.
-    pub(crate) fn pop_oldest_new(&self, remote: &Remote) -> Option<RecordRef> {
-        loop {
-            match remote.new.take_oldest() {
-                // SAFETY: only records are pushed.
-                Taken::Entry(r) => return Some(unsafe { RecordRef::from_raw(r) }),
-                Taken::Empty => return None,
-                Taken::Raced => {}
-            }
-        }
+    pub(crate) fn pop_oldest_new(&self) -> Option<RecordRef> {
+        // SAFETY: only records are pushed.
+        self.new
+            .pop_oldest()
+            .map(|r| unsafe { RecordRef::from_raw(r) })
     }
 
     /// Steals half of what `victim` has, resumed ones first: those only if they are worth it.
     pub(crate) fn steal_from(&self, victim: &Remote) -> Stolen {
         let mut retry = false;
         if victim.is_worth_stealing() {
-            let before = self.resumed.len();
-            match victim.resumed.steal_batch_and_pop(&self.resumed) {
-                Steal::Success(record) => {
-                    let more = self.resumed.len().saturating_sub(before);
-                    return Stolen::Some { record, more };
-                }
-                Steal::Empty => {}
-                Steal::Retry => retry = true,
+            match steal_half(&victim.resumed, &self.resumed) {
+                Stolen::None => {}
+                Stolen::Retry => retry = true,
+                stolen => return stolen,
             }
         }
-        match self.steal_new_from(victim) {
+        match steal_half(&victim.new, &self.new) {
             Stolen::None if retry => Stolen::Retry,
             stolen => stolen,
         }
     }
+}
 
-    /// One by one, since the owner takes from the other end without asking for more than the last.
-    fn steal_new_from(&self, victim: &Remote) -> Stolen {
-        let record = match victim.new.take_oldest() {
-            // SAFETY: only records are pushed.
-            Taken::Entry(r) => unsafe { RecordRef::from_raw(r) },
-            Taken::Empty => return Stolen::None,
-            Taken::Raced => return Stolen::Retry,
-        };
-        let most = (victim.new.len() / 2).min(STEAL_MAX);
-        let mut more = 0;
-        while more < most
-            && let Taken::Entry(r) = victim.new.take_oldest()
-        {
-            self.new.push(r);
-            more += 1;
-        }
-        Stolen::Some { record, more }
+/// One by one, since the owner takes entries without asking for more than one.
+fn steal_half(from: &deque::Thieves<Record>, to: &deque::Owner<Record>) -> Stolen {
+    let record = match from.take_oldest() {
+        // SAFETY: only records are pushed.
+        Taken::Entry(r) => unsafe { RecordRef::from_raw(r) },
+        Taken::Empty => return Stolen::None,
+        Taken::Raced => return Stolen::Retry,
+    };
+    let most = (from.len() / 2).min(STEAL_MAX);
+    let mut more = 0;
+    while more < most
+        && let Taken::Entry(r) = from.take_oldest()
+    {
+        to.push(r);
+        more += 1;
     }
+    Stolen::Some { record, more }
 }
