@@ -166,9 +166,8 @@ fn look(shared: &Shared, remote: &Remote, core: usize, seen: &mut Seen) -> (Foun
     }
     let found = match os.activity() {
         Activity::Blocked => Found::Blocked,
-        // It got little of the CPU.
-        Activity::Runnable if known => Found::Waiting,
-        Activity::Runnable => Found::Computing,
+        // It got little of the CPU, or that is not known yet: the next look will tell.
+        Activity::Runnable => Found::Waiting,
         // No /proc, no descriptor for it: by the clock, which stands still for who is blocked.
         Activity::Unknown if known && used == 0 => Found::Blocked,
         Activity::Unknown => Found::Fine,
