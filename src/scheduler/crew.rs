@@ -40,14 +40,22 @@ use std::thread::{JoinHandle, Thread};
 
 /// Stack of a carrier. Scheduler code runs on it, and no host code.
 const STACK_BYTES: usize = 128 * 1024;
-/// Spares made ahead once the first core had to be taken away: as many as are in use, within these bounds. Making a thread
-/// allocates, and a thread of low priority may hold the allocator's lock then.
-const SPARES_READY: usize = 2;
-const SPARES_READY_MAX: usize = 32;
+/// Spares made ahead once the first core is to be taken away: twice as many as carriers are without a core, within these
+/// bounds. Making a thread allocates, and a thread of low priority may hold the allocator's lock then; so the first ones are
+/// made before there is such a thread.
+const SPARES_READY: usize = 16;
+const SPARES_READY_MAX: usize = 64;
+/// How many stay when nothing has overrun for a while.
+const SPARES_IDLE: usize = 2;
 /// More spares than this end when they come to rest.
 const SPARES_KEPT: usize = 64;
 /// Carriers without a core that are looked at in one look.
 const LOOKED_AFTER: usize = 64;
+/// What the maker of spares is asked for.
+const MAKE: u32 = 1;
+const TIDY: u32 = 2;
+const DISMISS: u32 = 4;
+
 /// Why a core changed its carrier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
@@ -261,7 +269,6 @@ struct CorePointer(*mut Core);
 // SAFETY: `Core` is Send; the pointer is used when no carrier is left.
 unsafe impl Send for CorePointer {}
 
-#[derive(Default)]
 struct Lists {
     /// As numbers, because a thread that is about to end can then be asked for without waiting (pthread_tryjoin_np(3)).
     threads: Vec<(libc::pthread_t, Arc<Carrier>)>,
@@ -271,7 +278,7 @@ struct Lists {
     alive: usize,
     /// All cores, for the end.
     cores: Vec<CorePointer>,
-    /// The monitor and the stopper.
+    /// The monitor, the stopper, the maker of spares.
     helpers: Vec<JoinHandle<()>>,
 }
 
@@ -283,6 +290,8 @@ pub(crate) struct Crew {
     limit: usize,
     affinity: Cpus,
     looked_after: AtomicUsize,
+    maker: OnceLock<Thread>,
+    requests: AtomicU32,
     /// There is no spare and there will be none: the limit, or the system's.
     at_limit: AtomicBool,
     pub(crate) counts: Counts,
@@ -300,12 +309,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Crew {
     pub(crate) fn new(cores: usize, limit: usize) -> Crew {
+        // Room for all from the start: nothing is allocated under the lock.
+        let all = limit.max(cores);
+        let lists = Lists {
+            threads: Vec::with_capacity(all),
+            spares: Vec::with_capacity(all),
+            without: Vec::with_capacity(all),
+            cores: Vec::with_capacity(cores),
+            helpers: Vec::with_capacity(4),
+            alive: 0,
+        };
         Crew {
-            lists: Mutex::default(),
+            lists: Mutex::new(lists),
             holders: (0..cores).map(|_| Mutex::new(None)).collect(),
             limit: limit.max(cores),
             affinity: Cpus::read(),
             looked_after: AtomicUsize::new(0),
+            maker: OnceLock::new(),
+            requests: AtomicU32::new(0),
             at_limit: AtomicBool::new(false),
             counts: Counts::default(),
         }
@@ -336,9 +357,12 @@ impl Crew {
         let index = core.index;
         let core = Box::into_raw(core);
         self.install(&carrier, core, index);
-        let mut lists = lock(&self.lists);
-        lists.cores.push(CorePointer(core));
-        self.spawn(&mut lists, shared, &carrier, index)
+        {
+            let mut lists = lock(&self.lists);
+            lists.cores.push(CorePointer(core));
+            lists.alive += 1;
+        }
+        self.spawn(shared, &carrier, index)
     }
 
     /// Starts the monitor, and the stopper where there is to be one.
@@ -354,7 +378,7 @@ impl Crew {
         Ok(())
     }
 
-    fn start_helper(&self, shared: &Shared, name: &str, body: fn(&Shared)) -> Result<()> {
+    fn start_helper(&self, shared: &Shared, name: &str, body: fn(&Shared)) -> Result<Thread> {
         let carried = Carried(shared);
         let body = move || {
             let carried = carried;
@@ -362,17 +386,14 @@ impl Crew {
             body(unsafe { &*carried.0 });
         };
         let thread = start_thread(name.into(), body)?;
+        let handle = thread.thread().clone();
         lock(&self.lists).helpers.push(thread);
-        Ok(())
+        Ok(handle)
     }
 
-    fn spawn(
-        &self,
-        lists: &mut Lists,
-        shared: &Shared,
-        carrier: &Arc<Carrier>,
-        number: usize,
-    ) -> Result<()> {
+    /// Starts the thread of `carrier`, which counts as alive already. Without the lock: this allocates, and who holds the
+    /// allocator's lock may have been taken off its CPU for long.
+    fn spawn(&self, shared: &Shared, carrier: &Arc<Carrier>, number: usize) -> Result<()> {
         let carried = Carried(shared);
         let own = carrier.clone();
         let body = move || {
@@ -380,40 +401,48 @@ impl Crew {
             // SAFETY: see `Carried`.
             carrier::run(unsafe { &*carried.0 }, &own);
         };
-        let thread = start_thread(format!("swn-{number}"), body)?;
-        // Whoever grants it a core may do so before it runs.
-        let _ = carrier.thread.set(thread.thread().clone());
-        lists
-            .threads
-            .push((thread.into_pthread_t(), carrier.clone()));
-        lists.alive += 1;
-        Ok(())
-    }
-
-    /// A spare, set aside for a core; it is made if there is none. None above the limit.
-    pub(crate) fn reserve(&self, shared: &Shared) -> Option<Arc<Carrier>> {
+        let thread = start_thread(format!("swn-{number}"), body);
         let mut lists = lock(&self.lists);
-        // For who loses the core: nothing is allocated while it is being taken.
-        lists.without.reserve(1);
-        match lists.spares.pop() {
-            Some(spare) => Some(spare),
-            None => self.make(&mut lists, shared),
+        match thread {
+            Ok(thread) => {
+                // Whoever grants it a core may do so before it runs.
+                let _ = carrier.thread.set(thread.thread().clone());
+                lists
+                    .threads
+                    .push((thread.into_pthread_t(), carrier.clone()));
+                Ok(())
+            }
+            Err(e) => {
+                lists.alive -= 1;
+                Err(e)
+            }
         }
     }
 
-    /// Makes a spare. After a failure none is made for a while, or until there are fewer.
-    fn make(&self, lists: &mut Lists, shared: &Shared) -> Option<Arc<Carrier>> {
+    /// A spare, set aside for a core, if one is there.
+    pub(crate) fn reserve(&self) -> Option<Arc<Carrier>> {
+        lock(&self.lists).spares.pop()
+    }
+
+    /// Makes a spare. None above the limit; after a failure none is made for a while, or until there are fewer.
+    fn make(&self, shared: &Shared) -> Option<Arc<Carrier>> {
         if self.at_limit.load(Ordering::Relaxed) {
             return None;
         }
+        let number = {
+            let mut lists = lock(&self.lists);
+            lists.alive += 1;
+            lists.alive - 1
+        };
         let carrier = Carrier::new(shared);
-        let number = lists.alive;
-        let made = number < self.limit && self.spawn(lists, shared, &carrier, number).is_ok();
-        if !made {
-            self.at_limit.store(true, Ordering::Relaxed);
-            self.counts.denied.fetch_add(1, Ordering::Relaxed);
+        if number >= self.limit {
+            lock(&self.lists).alive -= 1;
+        } else if self.spawn(shared, &carrier, number).is_ok() {
+            return Some(carrier);
         }
-        made.then_some(carrier)
+        self.at_limit.store(true, Ordering::Relaxed);
+        self.counts.denied.fetch_add(1, Ordering::Relaxed);
+        None
     }
 
     /// Gives back what [`Self::reserve`] set aside.
@@ -421,14 +450,54 @@ impl Crew {
         lock(&self.lists).spares.push(spare);
     }
 
-    /// Makes spares ahead.
+    /// Sees to it that spares are made ahead, by a thread of its own, which is started the first time.
     pub(crate) fn prepare(&self, shared: &Shared) {
-        let mut lists = lock(&self.lists);
-        let wanted = lists.without.len().clamp(SPARES_READY, SPARES_READY_MAX);
-        while lists.spares.len() < wanted {
-            match self.make(&mut lists, shared) {
-                Some(spare) => lists.spares.push(spare),
-                None => break,
+        if self.is_short() {
+            self.requests.fetch_or(MAKE, Ordering::AcqRel);
+            self.wake_maker(shared);
+        }
+    }
+
+    /// Sees to it that threads which have ended are joined, and, with `dismiss`, that spares go which are too many.
+    pub(crate) fn ask_for_tidying(&self, shared: &Shared, dismiss: bool) {
+        // Without a maker there has been no hand-off, and there is nothing to tidy.
+        if self.maker.get().is_some() {
+            let wanted = if dismiss { TIDY | DISMISS } else { TIDY };
+            self.requests.fetch_or(wanted, Ordering::AcqRel);
+            self.wake_maker(shared);
+        }
+    }
+
+    fn wake_maker(&self, shared: &Shared) {
+        if let Some(maker) = self.maker.get() {
+            maker.unpark();
+        } else if let Ok(maker) = self.start_helper(shared, "swn-maker", Self::serve_requests) {
+            let _ = self.maker.set(maker);
+        }
+    }
+
+    fn is_short(&self) -> bool {
+        let lists = lock(&self.lists);
+        let wanted = 2 * lists.without.len();
+        lists.spares.len() < wanted.clamp(SPARES_READY, SPARES_READY_MAX)
+    }
+
+    /// The maker's thread. Apart from the monitor, because all this allocates or frees.
+    fn serve_requests(shared: &Shared) {
+        let crew = &shared.crew;
+        while !shared.exiting.load(Ordering::SeqCst) {
+            let requests = crew.requests.swap(0, Ordering::AcqRel);
+            if requests & TIDY != 0 {
+                crew.tidy(requests & DISMISS != 0);
+            }
+            while requests & MAKE != 0
+                && crew.is_short()
+                && let Some(spare) = crew.make(shared)
+            {
+                crew.unreserve(spare);
+            }
+            if requests == 0 {
+                std::thread::park();
             }
         }
     }
@@ -487,7 +556,7 @@ impl Crew {
 
     /// The calling carrier, which is inside, gives its core away and goes on without. False if nobody could take it.
     pub(crate) fn give_up(&self, shared: &Shared, carrier: &Carrier, cause: Cause) -> bool {
-        let Some(spare) = self.reserve(shared) else {
+        let Some(spare) = self.reserve().or_else(|| self.make(shared)) else {
             return false;
         };
         let (core, index) = (carrier.core(), carrier.core_index());
@@ -624,11 +693,11 @@ impl Crew {
 
     /// Joins threads that have ended, and lets spares go that are more than are kept ready. Waits for none: a thread that
     /// ends still runs the destructors of the host's thread-local values.
-    pub(crate) fn tidy(&self, dismiss: bool) {
+    fn tidy(&self, dismiss: bool) {
         // Another try, about once a second.
         self.at_limit.store(false, Ordering::Relaxed);
         let mut lists = lock(&self.lists);
-        while dismiss && lists.spares.len() > SPARES_READY {
+        while dismiss && lists.spares.len() > SPARES_IDLE {
             if let Some(spare) = lists.spares.pop() {
                 lists.alive -= 1;
                 spare.dismissed.store(true, Ordering::Relaxed);
@@ -638,15 +707,32 @@ impl Crew {
         // SAFETY: a thread that was not joined yet; it leaves the list when it is.
         let ends =
             |thread: libc::pthread_t| unsafe { libc::pthread_tryjoin_np(thread, ptr::null_mut()) };
-        lists.threads.retain(|(thread, _)| ends(*thread) != 0);
+        let mut at = 0;
+        while at < lists.threads.len() {
+            if ends(lists.threads[at].0) == 0 {
+                let (_, carrier) = lists.threads.swap_remove(at);
+                // Freed without the lock.
+                drop(lists);
+                drop(carrier);
+                lists = lock(&self.lists);
+            } else {
+                at += 1;
+            }
+        }
     }
 
     /// Joins all threads, which have been told to exit, and takes the cores apart.
     pub(crate) fn join(&self, shared: &Shared) {
-        // First the monitor, which makes others.
-        let helpers = std::mem::take(&mut lock(&self.lists).helpers);
-        for helper in helpers {
-            let _ = helper.join();
+        // First those that make others: the monitor, then the maker that it may have started.
+        loop {
+            let helpers = std::mem::take(&mut lock(&self.lists).helpers);
+            if helpers.is_empty() {
+                break;
+            }
+            for helper in helpers {
+                helper.thread().unpark();
+                let _ = helper.join();
+            }
         }
         loop {
             let threads = std::mem::take(&mut lock(&self.lists).threads);

@@ -102,7 +102,7 @@ pub(super) fn run(shared: &Shared) {
         let sleeps = quiet >= QUIET_LOOKS;
         if now >= tidy_at || sleeps {
             tidy_at = now + TIDY_NS;
-            shared.crew.tidy(!stuck);
+            shared.crew.ask_for_tidying(shared, !stuck);
         }
         if sleeps {
             quiet = 0;
@@ -203,8 +203,9 @@ fn consider(
         return;
     }
     let crew = &shared.crew;
-    let Some(spare) = crew.reserve(shared) else {
-        return;
+    let Some(spare) = crew.reserve() else {
+        // With the next look.
+        return crew.prepare(shared);
     };
     let taken = holder.hold.take(forced, || {
         // It cannot leave its mount now, so this is of the present. Is it still the mount that was looked at?
