@@ -443,14 +443,14 @@ int swn_spawn_options_init(swn_spawn_options_t *o, size_t size);
  * NULL: the calling vthread's runtime. o: options, borrowed for the call; NULL: defaults. Errors: -EINVAL (fn NULL, unknown
  * flags), -ERANGE (core, stack), -ENOMEM, SWN_ENOTVTHREAD (rt NULL outside a vthread), SWN_ESTOPPED, SWN_ESTALE_HANDLE,
  * SWN_EFORKED, SWN_EVERSION. Its stack is taken when it first runs; where there is none, it ends with SWN_ENOSTACK. Any
- * thread; waking; never parks.
+ * thread; waking; parks only to give up a turn that is over.
  */
 int swn_spawn(swn_runtime_t *rt, swn_vthread_fn fn, void *arg, const swn_spawn_options_t *o, swn_vthread_t *out);
 
 /**
  * Spawns n vthreads fn(`args[i]`) in one call (args NULL: NULL for each) and stores their handles in `out[i]`; out NULL:
  * detached. Returns how many were spawned, fewer than n only when memory ran out; an error, as of swn_spawn, if none
- * were. Any thread; waking; never parks.
+ * were. Any thread; waking; parks only to give up a turn that is over.
  */
 int64_t swn_spawn_batch(swn_runtime_t *rt,
                         swn_vthread_fn fn,
@@ -627,7 +627,7 @@ int swn_sem_try_acquire(swn_sem_t *sem);
 
 /**
  * Adds permits permits (1 or more), to the longest waiting first. 0; -EOVERFLOW: there would be more than SWN_SEM_MAX;
- * -EINVAL. Any thread; waking; never parks.
+ * -EINVAL. Any thread; waking; parks only to give up a turn that is over.
  */
 int swn_sem_release(swn_sem_t *sem, uint32_t permits);
 

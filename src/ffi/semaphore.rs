@@ -99,7 +99,7 @@ pub unsafe extern "C" fn swn_sem_try_acquire(sem: *mut swn_sem_t) -> c_int {
 }
 
 /// Adds permits permits (1 or more), to the longest waiting first. 0; -EOVERFLOW: there would be more than SWN_SEM_MAX;
-/// -EINVAL. Any thread; waking; never parks.
+/// -EINVAL. Any thread; waking; parks only to give up a turn that is over.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn swn_sem_release(sem: *mut swn_sem_t, permits: u32) -> c_int {
     // Not through `guard_int`: nothing in it panics, and it is half of every hand-over.
@@ -110,6 +110,7 @@ pub unsafe extern "C" fn swn_sem_release(sem: *mut swn_sem_t, permits: u32) -> c
         Ok(sem) => sem.release(permits),
         Err(e) => Err(e),
     };
+    block::attend();
     match released {
         Ok(()) => 0,
         Err(e) => e.status(),

@@ -133,7 +133,7 @@ fn spec<'a>(
 /// NULL: the calling vthread's runtime. o: options, borrowed for the call; NULL: defaults. Errors: -EINVAL (fn NULL, unknown
 /// flags), -ERANGE (core, stack), -ENOMEM, SWN_ENOTVTHREAD (rt NULL outside a vthread), SWN_ESTOPPED, SWN_ESTALE_HANDLE,
 /// SWN_EFORKED, SWN_EVERSION. Its stack is taken when it first runs; where there is none, it ends with SWN_ENOSTACK. Any
-/// thread; waking; never parks.
+/// thread; waking; parks only to give up a turn that is over.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn swn_spawn(
     rt: *mut swn_runtime_t,
@@ -145,6 +145,7 @@ pub unsafe extern "C" fn swn_spawn(
     let Some(entry) = r#fn else {
         return Error::INVAL.status();
     };
+    block::attend();
     // The usual case from a vthread, with nothing in it that could panic.
     if rt.is_null()
         && o.is_null()
@@ -180,7 +181,7 @@ fn keep_handle(out: *mut swn_vthread_t, handle: swn_vthread_t) -> c_int {
 
 /// Spawns n vthreads fn(`args[i]`) in one call (args NULL: NULL for each) and stores their handles in `out[i]`; out NULL:
 /// detached. Returns how many were spawned, fewer than n only when memory ran out; an error, as of swn_spawn, if none
-/// were. Any thread; waking; never parks.
+/// were. Any thread; waking; parks only to give up a turn that is over.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn swn_spawn_batch(
     rt: *mut swn_runtime_t,
@@ -190,6 +191,7 @@ pub unsafe extern "C" fn swn_spawn_batch(
     o: *const swn_spawn_options_t,
     out: *mut swn_vthread_t,
 ) -> i64 {
+    block::attend();
     guard(|| {
         let entry = r#fn.ok_or(Error::INVAL)?;
         runtime_from_handle(rt)?.with(|shared| {

@@ -103,6 +103,14 @@ pub(crate) fn checkpoint() {
     }
 }
 
+/// As [`checkpoint`] in calls that only wake others: only a turn that is over is given up.
+#[inline(always)]
+pub(crate) fn attend() {
+    if current::carrier().is_some_and(|carrier| carrier.attention.load(Ordering::Relaxed)) {
+        give_way();
+    }
+}
+
 #[cold]
 #[inline(never)]
 fn give_way() {
