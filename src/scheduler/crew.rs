@@ -431,14 +431,17 @@ impl Crew {
         }
         let number = {
             let mut lists = lock(&self.lists);
-            lists.alive += 1;
-            lists.alive - 1
+            let number = lists.alive;
+            (number < self.limit).then(|| {
+                lists.alive += 1;
+                number
+            })
         };
-        let carrier = Carrier::new(shared);
-        if number >= self.limit {
-            lock(&self.lists).alive -= 1;
-        } else if self.spawn(shared, &carrier, number).is_ok() {
-            return Some(carrier);
+        if let Some(number) = number {
+            let carrier = Carrier::new(shared);
+            if self.spawn(shared, &carrier, number).is_ok() {
+                return Some(carrier);
+            }
         }
         self.at_limit.store(true, Ordering::Relaxed);
         self.counts.denied.fetch_add(1, Ordering::Relaxed);

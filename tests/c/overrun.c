@@ -77,7 +77,8 @@ int main(void) {
   CHECK_EQ(told[at].core, 0);
   swn_features_t features;
   CHECK_OK(swn_runtime_features(rt, &features, sizeof features));
-  if (features.preemption == SWN_PREEMPT_HANDOFF) CHECK(told[at].frame_count > 2 && frame[at] != NULL);
+  /* Under Valgrind only one thread runs at a time, and the monitor may come too late. */
+  if (features.preemption == SWN_PREEMPT_HANDOFF && !in_mode("valgrind")) CHECK(told[at].frame_count > 2 && frame[at] != NULL);
   AWAIT(told_of(ends, &at) != NULL);
   CHECK(told[at].ran_ns >= 50 * MS);
   CHECK_EQ(told[at].frame_count, 0);
