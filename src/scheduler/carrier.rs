@@ -12,7 +12,7 @@ use super::overrun;
 use super::shared::{Shared, StopPhase, Tally};
 use super::stopping::Stopper;
 use crate::primitive::clock;
-use crate::stack::{Stack, StackCache};
+use crate::stack::{OwnStack, Stack, StackCache};
 use crate::topology::Topology;
 use crate::vthread::context::{self, Mount, Parting, Sections};
 use crate::vthread::hooks::ThreadState;
@@ -35,6 +35,7 @@ pub(super) fn run(shared: &Shared, carrier: &Arc<Carrier>) {
     // SAFETY: of this thread only (prctl(2)); it wakes from timed waits as exactly as the kernel can: the default slack of
     // 50 us would be added to every sleep.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    let _announced = OwnStack::announce();
     let _stack = shared.stopper.as_ref().map(Stopper::admit_thread);
     let thread = ThreadState::of_this_thread();
     context::set_carrier_fiber(&thread);

@@ -43,6 +43,7 @@ pub use class::StackClass;
 pub use guard::GuardMode;
 pub use handle::Stack;
 pub use pool::StackPool;
+pub use valgrind::OwnStack;
 
 /// Why no stack could be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

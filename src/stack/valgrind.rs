@@ -40,6 +40,38 @@ pub(super) fn deregister(id: usize) {
     request([STACK_DEREGISTER, id, 0]);
 }
 
+/// While it lives, Valgrind knows the calling thread's own stack. Without that it takes a switch to a vthread's stack that
+/// lies nearby for a function with a giant frame, and back for its end.
+pub struct OwnStack(usize);
+
+impl OwnStack {
+    /// None outside Valgrind.
+    pub fn announce() -> Option<OwnStack> {
+        if !running_on_valgrind() {
+            return None;
+        }
+        let mut limit = std::ptr::null_mut();
+        let mut bytes = 0;
+        // SAFETY: the attributes are filled in for the calling thread, read, and given back.
+        unsafe {
+            let mut attributes = std::mem::zeroed::<libc::pthread_attr_t>();
+            if libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) != 0 {
+                return None;
+            }
+            libc::pthread_attr_getstack(&attributes, &mut limit, &mut bytes);
+            libc::pthread_attr_destroy(&mut attributes);
+        }
+        let limit = NonNull::new(limit.cast())?;
+        Some(OwnStack(register(limit, bytes)))
+    }
+}
+
+impl Drop for OwnStack {
+    fn drop(&mut self) {
+        deregister(self.0);
+    }
+}
+
 /// Request and arguments in; Valgrind's answer, or 0 without Valgrind.
 #[cfg(target_arch = "x86_64")]
 fn request([code, first, second]: [usize; 3]) -> usize {

@@ -1,7 +1,7 @@
 /* Vthreads that block their OS thread in the kernel keep nobody from running, on one core: what ends each wait is done by a
  * vthread that must run meanwhile.
  *
- * SWN_TEST: skip valgrind membarrier(2) is refused there, so cores are not handed over */
+ * SWN_TEST: skip valgrind one thread runs at a time there, so cores are not certain to be handed over */
 #include "preempt.h"
 #include <fcntl.h>
 #include <netdb.h>

@@ -1,5 +1,7 @@
 /* Bound vthreads that wait, yield, overrun and block beside others that do the same: none ever runs on another OS thread,
- * and all end. */
+ * and all end.
+ *
+ * SWN_TEST: skip valgrind it takes switches on carriers that come and go for function calls, and cores are not certain to be handed over */
 #include "preempt.h"
 
 static swn_runtime_t *rt;

@@ -1,7 +1,7 @@
 /* Vthreads that compute without ever calling the library keep nobody from running: what ends them is set by a vthread
  * that must run beside them. They are shown and counted as preempted, all make progress, and rejoin at their next call.
  *
- * SWN_TEST: skip valgrind membarrier(2) is refused there, so cores are not handed over */
+ * SWN_TEST: skip valgrind one thread runs at a time there, so cores are not certain to be handed over */
 #include "preempt.h"
 
 enum { HOGS = 5 };

@@ -1,7 +1,7 @@
 /* At the limit of carriers: cores stay where they are, which is counted, nothing hangs and nothing is lost. The same where
  * the system gives no more threads, and where it does not let a lowered thread be raised again.
  *
- * SWN_TEST: skip valgrind membarrier(2) is refused there, so cores are not handed over */
+ * SWN_TEST: skip valgrind one thread runs at a time there, so cores are not certain to be handed over */
 #include "preempt.h"
 #include <sys/prctl.h>
 #include <sys/resource.h>

@@ -1,5 +1,7 @@
 /* Everything at once while cores are handed over: the allocator, stdio, the dynamic linker, thread-local variables, errno,
- * blocked readers, I/O, timers, sections. SWN_TEST_SECONDS: how long, 3 by default; shared by the modes of preemption. */
+ * blocked readers, I/O, timers, sections. SWN_TEST_SECONDS: how long, 3 by default; shared by the modes of preemption.
+ *
+ * SWN_TEST: skip valgrind it takes switches on carriers that come and go for function calls, and cores are not certain to be handed over */
 #include "preempt.h"
 #include <dlfcn.h>
 #include <pthread.h>

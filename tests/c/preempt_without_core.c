@@ -1,7 +1,7 @@
 /* A vthread that has lost its core uses everything that the library offers, and ends; its timers fire although all cores
  * sleep.
  *
- * SWN_TEST: skip valgrind membarrier(2) is refused there, so cores are not handed over */
+ * SWN_TEST: skip valgrind one thread runs at a time there, so cores are not certain to be handed over */
 #include "http_client.h"
 #include "preempt.h"
 #include <arpa/inet.h>

@@ -1,7 +1,7 @@
 /* Stopping a runtime in which vthreads compute and block: it gives up at its deadline, names them, and succeeds once they
  * have ended; then no thread is left.
  *
- * SWN_TEST: skip valgrind membarrier(2) is refused there, so cores are not handed over */
+ * SWN_TEST: skip valgrind one thread runs at a time there, so cores are not certain to be handed over */
 #include "preempt.h"
 #include <pthread.h>
 
