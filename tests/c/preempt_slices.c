@@ -68,19 +68,25 @@ static const struct {
              {"acquire", acquire_permit}, {"join", join_ended},         {"sleep", sleep_until_past},
              {"time out", time_out}};
 
+/* Several rounds, because on a loaded machine the other may be off its CPU, without a core, for all of one. */
+enum { ROUNDS = 20 };
+
 static void *call_on(void *n) {
   uintptr_t kind = (uintptr_t)n;
-  if (kinds[kind].call == join_ended) {
-    CHECK_EQ(swn_spawn_batch(NULL, nothing, NULL, CALLS, NULL, ended), CALLS);
-    for (int i = 0; i < CALLS; i++) AWAIT(state_of(ended[i]) == SWN_STATE_DONE);
+  uint64_t had = 0;
+  for (int round = 0; round < ROUNDS && had < 3; round++) {
+    if (kinds[kind].call == join_ended) {
+      CHECK_EQ(swn_spawn_batch(NULL, nothing, NULL, CALLS, NULL, ended), CALLS);
+      for (int i = 0; i < CALLS; i++) AWAIT(state_of(ended[i]) == SWN_STATE_DONE);
+    }
+    AWAIT(LOAD(ready));
+    CHECK_OK(swn_yield());
+    uint64_t before = LOAD(turns);
+    for (int i = 0; i < CALLS; i++) kinds[kind].call(i);
+    had = LOAD(turns) - before;
   }
-  AWAIT(LOAD(ready));
-  CHECK_OK(swn_yield());
-  uint64_t before = LOAD(turns);
-  for (int i = 0; i < CALLS; i++) kinds[kind].call(i);
-  if (LOAD(turns) - before < 3) {
-    fprintf(stderr, "%s: %d calls, %llu turns of the other\n", kinds[kind].name, CALLS,
-            (unsigned long long)(LOAD(turns) - before));
+  if (had < 3) {
+    fprintf(stderr, "%s: %d calls, %llu turns of the other\n", kinds[kind].name, CALLS, (unsigned long long)had);
     _exit(1);
   }
   return n;
